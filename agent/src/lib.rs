@@ -1,0 +1,5 @@
+//! The daemon of one blade: probes, test runner, bundle. No cluster is needed for any of it.
+
+pub mod bundle;
+pub mod probe;
+pub mod run;

@@ -1,0 +1,1 @@
+//! Probes: read facts, change nothing, answer within a time limit.

@@ -1,0 +1,7 @@
+//! Tests of GPUs through the CUDA driver and NCCL, loaded at run time.
+
+pub mod bandwidth;
+pub mod collectives;
+pub mod gemm;
+pub mod memory;
+pub mod power;

@@ -1,0 +1,10 @@
+//! `whet burnin`: run a suite.
+
+use std::process::ExitCode;
+
+#[derive(clap::Args)]
+pub struct Args {}
+
+pub fn run(_args: Args) -> anyhow::Result<ExitCode> {
+    Ok(ExitCode::FAILURE)
+}

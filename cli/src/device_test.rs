@@ -1,0 +1,50 @@
+//! `whet device-test` (hidden): runs one device test in this process, so that a crash, a hang or a lost GPU
+//! takes only this process with it. Request on standard input, one event per line on standard output.
+
+use std::io::{Read, Write};
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use whetstone_burnin::protocol::{Event, Request, Sink};
+use whetstone_device::Context;
+
+#[derive(clap::Args)]
+pub struct Args {}
+
+/// Longest request that is read from standard input.
+const MAX_REQUEST_BYTES: u64 = 1 << 20;
+
+struct Lines(Mutex<std::io::Stdout>);
+
+impl Sink for Lines {
+    fn emit(&self, event: Event) {
+        // A closed pipe means that the runner is gone: nobody is left to test for.
+        let written = serde_json::to_string(&event).ok().is_some_and(|line| {
+            self.0.lock().is_ok_and(|mut out| writeln!(out, "{line}").and_then(|()| out.flush()).is_ok())
+        });
+        if !written {
+            std::process::exit(1);
+        }
+    }
+}
+
+pub fn run(_args: Args) -> anyhow::Result<ExitCode> {
+    let mut text = String::new();
+    std::io::stdin().take(MAX_REQUEST_BYTES).read_to_string(&mut text)?;
+    let request: Request = serde_json::from_str(&text).map_err(|e| crate::input_error(format!("request: {e}")))?;
+    let sink = Lines(Mutex::new(std::io::stdout()));
+    let done = whetstone_device::run(
+        &request,
+        &Context {
+            sink: &sink,
+            deadline: Instant::now() + Duration::from_secs(request.budget_s),
+            seed: request.seed,
+            scratch: &request.scratch,
+            gpus: &request.gpus,
+        },
+    );
+    sink.emit(Event::Done { outcome: done.outcome, detail: done.detail });
+    // Not by returning: a vendor library's destructors may hang or crash after the result is out.
+    std::process::exit(0)
+}

@@ -1,0 +1,10 @@
+//! `whet judge`: the fleet judge.
+
+use std::process::ExitCode;
+
+#[derive(clap::Args)]
+pub struct Args {}
+
+pub fn run(_args: Args) -> anyhow::Result<ExitCode> {
+    Ok(ExitCode::FAILURE)
+}

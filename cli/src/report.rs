@@ -1,0 +1,10 @@
+//! `whet report`: bundles.
+
+use std::process::ExitCode;
+
+#[derive(clap::Args)]
+pub struct Args {}
+
+pub fn run(_args: Args) -> anyhow::Result<ExitCode> {
+    Ok(ExitCode::FAILURE)
+}

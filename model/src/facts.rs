@@ -1,0 +1,1 @@
+//! Facts about a blade, as probes read them; thresholds and health rules judge them.

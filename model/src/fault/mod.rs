@@ -1,0 +1,1 @@
+//! The kernel log understood: fault catalogue, classifier, policy.

@@ -1,0 +1,1 @@
+//! Health rules: facts + thresholds → findings.

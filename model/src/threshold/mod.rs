@@ -1,0 +1,1 @@
+//! Thresholds and SKU profiles as data, and their linter.

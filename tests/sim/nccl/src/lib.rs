@@ -1,0 +1,2 @@
+//! Simulated vendor library; see docs of the crate `whetstone-scenario`.
+#![allow(unsafe_code)]
