@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 use whetstone_model::device::DeviceId;
 use whetstone_model::evidence::Finding;
+pub use whetstone_model::report::Digest;
 use whetstone_model::report::{DeviceReading, Matrix, Profile, TestOutcome};
 
 use crate::suite::TestKind;
@@ -61,17 +62,6 @@ pub enum Event {
         outcome: TestOutcome,
         detail: String,
     },
-}
-
-/// A result that must be the same wherever it is computed: devices of one model that disagree are suspects,
-/// the minority first. Recorded as evidence; a recorded digest never judges by itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Digest {
-    pub device: DeviceId,
-    /// What was computed: test, format, kernel path, shape, seed, chip. Equal keys are comparable.
-    pub key: String,
-    /// 64 bits, hex.
-    pub value: String,
 }
 
 /// Where a test's events go.

@@ -86,13 +86,39 @@ pub struct TestResult {
     pub outcome: TestOutcome,
     /// Why, in one line; empty for a plain pass.
     pub detail: String,
+    /// How it went on each device, for tests that run on each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<DeviceOutcome>,
     pub started_ms: i64,
     pub ended_ms: i64,
     pub readings: Vec<DeviceReading>,
     pub findings: Vec<Finding>,
     pub matrices: Vec<Matrix>,
     pub profiles: Vec<Profile>,
+    /// Results that must agree between devices; a record, not a judgement.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub digests: Vec<Digest>,
     pub notes: Vec<String>,
+}
+
+/// How a test of each device went on one of them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeviceOutcome {
+    pub device: DeviceId,
+    pub outcome: TestOutcome,
+    /// One line; empty for a plain pass.
+    pub detail: String,
+}
+
+/// A result that must be the same wherever it is computed: devices of one model that disagree are suspects,
+/// the minority first. A recorded digest never judges by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Digest {
+    pub device: DeviceId,
+    /// What was computed: test, format, kernel path, shape, seed, chip. Equal keys are comparable.
+    pub key: String,
+    /// 64 bits, hex.
+    pub value: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
