@@ -2,6 +2,7 @@
 //!
 //! Pure: no clock, no IO, no randomness of its own; seeds and times are arguments.
 
+pub mod agreement;
 pub mod exact;
 pub mod judge;
 pub mod protocol;

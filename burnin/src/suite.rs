@@ -233,12 +233,18 @@ struct RawTest {
 impl Suite {
     /// Reads a suite; `file` names it in errors.
     pub fn parse(file: &str, text: &str) -> Result<Suite, SuiteError> {
-        let line_at = |offset: usize| 1 + text.as_bytes()[..offset.min(text.len())].iter().filter(|b| **b == b'\n').count();
-        let fail = |offset: usize, what: String| SuiteError { file: file.to_owned(), line: line_at(offset), what };
+        let line_at = |offset: usize| {
+            1 + text.as_bytes()[..offset.min(text.len())].iter().filter(|b| **b == b'\n').count()
+        };
+        let fail =
+            |offset: usize, what: String| SuiteError { file: file.to_owned(), line: line_at(offset), what };
         let raw: RawSuite = toml::from_str(text)
             .map_err(|e| fail(e.span().map_or(0, |s| s.start), e.message().trim().replace('\n', ", ")))?;
         if raw.test.is_empty() || raw.test.len() > MAX_TESTS {
-            return Err(fail(0, format!("a suite has 1 to {MAX_TESTS} tests, this one has {}", raw.test.len())));
+            return Err(fail(
+                0,
+                format!("a suite has 1 to {MAX_TESTS} tests, this one has {}", raw.test.len()),
+            ));
         }
         let mut tests: Vec<Test> = Vec::with_capacity(raw.test.len());
         for entry in raw.test {
@@ -256,14 +262,17 @@ impl Suite {
                 let what = format!("budget_s = {}: 1 to {MAX_BUDGET_S} seconds", budget_s.get_ref());
                 return Err(fail(budget_s.span().start, what));
             }
-            let (params_at, table) = params.map_or((at, toml::Table::new()), |p| (p.span().start, p.into_inner()));
+            let (params_at, table) =
+                params.map_or((at, toml::Table::new()), |p| (p.span().start, p.into_inner()));
             let kind_value = match TestKind::parse(kind.get_ref(), table) {
                 None => {
-                    let what = format!("unknown kind {:?}; known: {}", kind.get_ref(), TestKind::NAMES.join(", "));
+                    let what =
+                        format!("unknown kind {:?}; known: {}", kind.get_ref(), TestKind::NAMES.join(", "));
                     return Err(fail(kind.span().start, what));
                 }
                 Some(Err(e)) => {
-                    let what = format!("test {:?}: {}", name.get_ref(), e.message().trim().replace('\n', ", "));
+                    let what =
+                        format!("test {:?}: {}", name.get_ref(), e.message().trim().replace('\n', ", "));
                     return Err(fail(params_at, what));
                 }
                 Some(Ok(kind_value)) => kind_value,
@@ -289,9 +298,15 @@ impl TestKind {
             if (low..=1.0).contains(&value) { Ok(()) } else { Err(format!("{name} = {value}: {low} to 1")) }
         };
         let range = |name: &str, value: u64, low: u64, high: u64| {
-            if (low..=high).contains(&value) { Ok(()) } else { Err(format!("{name} = {value}: {low} to {high}")) }
+            if (low..=high).contains(&value) {
+                Ok(())
+            } else {
+                Err(format!("{name} = {value}: {low} to {high}"))
+            }
         };
-        let some = |name: &str, empty: bool| if empty { Err(format!("{name} is empty: nothing to test")) } else { Ok(()) };
+        let some = |name: &str, empty: bool| {
+            if empty { Err(format!("{name} is empty: nothing to test")) } else { Ok(()) }
+        };
         match self {
             TestKind::Inventory(_) | TestKind::CpuCoherence(_) | TestKind::Clock(_) => Ok(()),
             TestKind::CpuCompute(p) => some("families", p.families.is_empty()),
@@ -346,7 +361,8 @@ mod tests {
 
     #[test]
     fn errors_name_the_line() {
-        let bad = "name = \"x\"\ndescription = \"\"\n[[test]]\nname = \"a\"\nkind = \"gpu_gem\"\nbudget_s = 3\n";
+        let bad =
+            "name = \"x\"\ndescription = \"\"\n[[test]]\nname = \"a\"\nkind = \"gpu_gem\"\nbudget_s = 3\n";
         let error = Suite::parse("x.toml", bad).unwrap_err();
         assert_eq!((error.file.as_str(), error.line), ("x.toml", 5));
         assert!(error.what.contains("unknown kind \"gpu_gem\""));

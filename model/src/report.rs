@@ -101,6 +101,27 @@ pub struct TestResult {
     pub notes: Vec<String>,
 }
 
+impl TestResult {
+    /// A test that has just begun, at `started_ms`: nothing is known of it yet.
+    pub fn empty(name: impl Into<String>, kind: impl Into<String>, started_ms: i64) -> Self {
+        Self {
+            name: name.into(),
+            kind: kind.into(),
+            outcome: TestOutcome::Inconclusive,
+            detail: "not ended".to_owned(),
+            devices: Vec::new(),
+            started_ms,
+            ended_ms: started_ms,
+            readings: Vec::new(),
+            findings: Vec::new(),
+            matrices: Vec::new(),
+            profiles: Vec::new(),
+            digests: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+}
+
 /// How a test of each device went on one of them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DeviceOutcome {
