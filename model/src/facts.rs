@@ -1,1 +1,0 @@
-//! Facts about a blade, as probes read them; thresholds and health rules judge them.
