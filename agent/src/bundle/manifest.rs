@@ -1,0 +1,237 @@
+//! The manifest: what a bundle holds, byte for byte, and who says so.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::{BundleError, write_atomic};
+
+pub const MANIFEST: &str = "manifest.json";
+pub const SIGNATURE: &str = "manifest.sig";
+const SCHEMA: &str = "whetstone.manifest/1";
+/// A bundle has some dozens of files; more than this is not one of ours.
+const MAX_FILES: usize = 10_000;
+const MAX_MANIFEST_BYTES: u64 = 4 << 20;
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Manifest {
+    schema: String,
+    run: String,
+    /// The signer's ed25519 public key, hex.
+    key: String,
+    /// By path relative to the bundle, with `/`.
+    files: BTreeMap<String, FileEntry>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileEntry {
+    bytes: u64,
+    sha256: String,
+}
+
+/// A bundle whose every byte is as signed.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Verified {
+    pub run: String,
+    pub key: String,
+    pub files: usize,
+    /// Whether `key` is one that the reader named as trusted.
+    pub trusted: bool,
+}
+
+/// Why a bundle does not verify.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    #[error(transparent)]
+    Unreadable(#[from] BundleError),
+    #[error("{dir}: not signed: the run was cut off before its end", dir = .0.display())]
+    NotSigned(PathBuf),
+    #[error("{dir}: {}", .problems.join("; "), dir = .dir.display())]
+    Changed { dir: PathBuf, problems: Vec<String> },
+}
+
+/// Writes and signs the manifest of everything that lies in `dir` now.
+pub fn sign(dir: &Path, run: &str, key: &SigningKey) -> Result<(), BundleError> {
+    let mut files = BTreeMap::new();
+    for name in list(dir)? {
+        files.insert(name.clone(), entry(&dir.join(&name))?);
+    }
+    let public = hex::encode(key.verifying_key().as_bytes());
+    let manifest = Manifest { schema: SCHEMA.to_owned(), run: run.to_owned(), key: public, files };
+    let path = dir.join(MANIFEST);
+    let mut json = serde_json::to_vec_pretty(&manifest)
+        .map_err(|e| BundleError::Malformed { path: path.clone(), what: e.to_string() })?;
+    json.push(b'\n');
+    write_atomic(&path, &json)?;
+    write_atomic(&dir.join(SIGNATURE), signature_text(&key.sign(&json)).as_bytes())
+}
+
+/// Checks signature, every listed file, and that nothing was added. `trusted` empty = any signer.
+pub fn verify(dir: &Path, trusted: &[VerifyingKey]) -> Result<Verified, VerifyError> {
+    if !dir.join("report.json").is_file() {
+        let path = dir.to_owned();
+        return Err(BundleError::Malformed { path, what: "no bundle here (no report.json)".into() }.into());
+    }
+    if !dir.join(SIGNATURE).exists() && !dir.join(MANIFEST).exists() {
+        return Err(VerifyError::NotSigned(dir.to_owned()));
+    }
+    let changed = |problems| VerifyError::Changed { dir: dir.to_owned(), problems };
+    let one = |what: String| changed(vec![what]);
+    let bytes = read_bounded(&dir.join(MANIFEST))?;
+    let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|e| one(format!("{MANIFEST}: {e}")))?;
+    if manifest.schema != SCHEMA {
+        return Err(one(format!("{MANIFEST}: schema {:?}, this version reads {SCHEMA:?}", manifest.schema)));
+    }
+    let key = hex::decode(&manifest.key)
+        .ok()
+        .and_then(|k| VerifyingKey::from_bytes(&k.try_into().ok()?).ok())
+        .ok_or_else(|| one(format!("{MANIFEST}: no valid public key")))?;
+    let signed = read_bounded(&dir.join(SIGNATURE))?;
+    let signature =
+        parse_signature(&signed).ok_or_else(|| one(format!("{SIGNATURE}: not an ed25519 signature")))?;
+    if key.verify_strict(&bytes, &signature).is_err() {
+        return Err(one(format!("{MANIFEST} or {SIGNATURE} was changed: the signature does not fit")));
+    }
+    if !trusted.is_empty() && !trusted.contains(&key) {
+        return Err(one(format!("signed by {}, which is not a trusted key", manifest.key)));
+    }
+    let mut problems = Vec::new();
+    for (name, expected) in &manifest.files {
+        match entry(&dir.join(name)) {
+            Ok(found) if found == *expected => {}
+            Ok(_) => problems.push(format!("{name} was changed")),
+            Err(_) => problems.push(format!("{name} is missing or unreadable")),
+        }
+    }
+    for name in list(dir)? {
+        if !manifest.files.contains_key(&name) {
+            problems.push(format!("{name} was added"));
+        }
+    }
+    if !problems.is_empty() {
+        return Err(changed(problems));
+    }
+    let trusted = !trusted.is_empty();
+    Ok(Verified { run: manifest.run, key: manifest.key, files: manifest.files.len(), trusted })
+}
+
+fn signature_text(signature: &Signature) -> String {
+    format!("{}\n", hex::encode(signature.to_bytes()))
+}
+
+/// Exactly what [`signature_text`] writes: any other spelling of the same signature is a changed byte too.
+fn parse_signature(text: &[u8]) -> Option<Signature> {
+    let digits = text.strip_suffix(b"\n")?;
+    let signature = Signature::from_bytes(&hex::decode(digits).ok()?.try_into().ok()?);
+    (signature_text(&signature).as_bytes() == text).then_some(signature)
+}
+
+fn read_bounded(path: &Path) -> Result<Vec<u8>, BundleError> {
+    let size = fs::metadata(path).map_err(BundleError::io(path))?.len();
+    if size > MAX_MANIFEST_BYTES {
+        return Err(BundleError::Malformed {
+            path: path.to_owned(),
+            what: format!("{size} bytes: too large"),
+        });
+    }
+    fs::read(path).map_err(BundleError::io(path))
+}
+
+fn entry(path: &Path) -> Result<FileEntry, BundleError> {
+    let mut file = File::open(path).map_err(BundleError::io(path))?;
+    let (mut hash, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0; 64 << 10]);
+    loop {
+        let read = file.read(&mut buffer).map_err(BundleError::io(path))?;
+        if read == 0 {
+            break;
+        }
+        hash.update(&buffer[..read]);
+        bytes += read as u64;
+    }
+    Ok(FileEntry { bytes, sha256: hex::encode(hash.finalize()) })
+}
+
+/// Every file below `dir` but the manifest and its signature, sorted. Links are listed, not followed: one that
+/// was slipped in shows up as an added file.
+fn list(dir: &Path) -> Result<Vec<String>, BundleError> {
+    let mut names = Vec::new();
+    let mut folders = vec![PathBuf::new()];
+    while let Some(folder) = folders.pop() {
+        let path = dir.join(&folder);
+        for item in fs::read_dir(&path).map_err(BundleError::io(&path))? {
+            let item = item.map_err(BundleError::io(&path))?;
+            let relative = folder.join(item.file_name());
+            if item.file_type().map_err(BundleError::io(&path))?.is_dir() {
+                folders.push(relative);
+                continue;
+            }
+            let name = relative.to_string_lossy().into_owned();
+            if name != MANIFEST && name != SIGNATURE {
+                names.push(name);
+            }
+            if names.len() > MAX_FILES {
+                return Err(BundleError::Malformed { path, what: format!("more than {MAX_FILES} files") });
+            }
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bundle() -> (tempfile::TempDir, SigningKey) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("raw")).unwrap();
+        fs::write(dir.path().join("report.json"), "{\"a\": 1}\n").unwrap();
+        fs::write(dir.path().join("raw/x.txt"), "evidence").unwrap();
+        let key = SigningKey::from_bytes(&[7; 32]);
+        sign(dir.path(), "run-1", &key).unwrap();
+        (dir, key)
+    }
+
+    #[test]
+    fn every_changed_byte_of_every_file_is_detected() {
+        let (dir, _) = bundle();
+        assert_eq!(verify(dir.path(), &[]).unwrap().files, 2);
+        for name in ["report.json", "raw/x.txt", MANIFEST, SIGNATURE] {
+            let path = dir.path().join(name);
+            let good = fs::read(&path).unwrap();
+            for at in 0..good.len() {
+                let mut bad = good.clone();
+                bad[at] ^= 0x20;
+                fs::write(&path, &bad).unwrap();
+                assert!(verify(dir.path(), &[]).is_err(), "{name} byte {at}");
+            }
+            fs::write(&path, &good[..good.len() - 1]).unwrap();
+            assert!(verify(dir.path(), &[]).is_err(), "{name} cut");
+            fs::write(&path, &good).unwrap();
+        }
+        verify(dir.path(), &[]).unwrap();
+    }
+
+    #[test]
+    fn an_added_or_removed_file_and_a_strange_signer_are_refused() {
+        let (dir, key) = bundle();
+        let other = SigningKey::from_bytes(&[8; 32]).verifying_key();
+        assert!(verify(dir.path(), &[other]).is_err());
+        assert!(verify(dir.path(), &[other, key.verifying_key()]).unwrap().trusted);
+        fs::write(dir.path().join("raw/extra"), "").unwrap();
+        assert!(verify(dir.path(), &[]).unwrap_err().to_string().contains("raw/extra was added"));
+        fs::remove_file(dir.path().join("raw/extra")).unwrap();
+        fs::remove_file(dir.path().join("raw/x.txt")).unwrap();
+        assert!(verify(dir.path(), &[]).unwrap_err().to_string().contains("raw/x.txt is missing"));
+        fs::remove_file(dir.path().join(MANIFEST)).unwrap();
+        fs::remove_file(dir.path().join(SIGNATURE)).unwrap();
+        assert!(matches!(verify(dir.path(), &[]), Err(VerifyError::NotSigned(_))));
+    }
+}
