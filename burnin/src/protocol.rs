@@ -1,6 +1,6 @@
 //! What the runner asks of a device-test process and what that process answers.
 //!
-//! The runner writes one [`Request`] as JSON to the child's standard input; the child writes one [`Event`] per
+//! The runner writes one [`Request`] as one line of JSON to the child's standard input and keeps that open; the child writes one [`Event`] per
 //! line to standard output, the last one [`Event::Done`]. A child that ends without `Done` has crashed; one that
 //! is silent for longer than [`SILENCE_LIMIT_S`] hangs. Either is *inconclusive*, never a failure by itself.
 

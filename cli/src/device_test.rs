@@ -1,7 +1,8 @@
 //! `whet device-test` (hidden): runs one device test in this process, so that a crash, a hang or a lost GPU
-//! takes only this process with it. Request on standard input, one event per line on standard output.
+//! takes only this process with it. One request line on standard input, which the runner
+//! keeps open for as long as it lives; one event per line on standard output.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, Read, Write};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -31,8 +32,10 @@ impl Sink for Lines {
 
 pub fn run(_args: Args) -> anyhow::Result<ExitCode> {
     let mut text = String::new();
-    std::io::stdin().take(MAX_REQUEST_BYTES).read_to_string(&mut text)?;
-    let request: Request = serde_json::from_str(&text).map_err(|e| crate::input_error(format!("request: {e}")))?;
+    std::io::stdin().lock().take(MAX_REQUEST_BYTES).read_line(&mut text)?;
+    let request: Request =
+        serde_json::from_str(&text).map_err(|e| crate::input_error(format!("request: {e}")))?;
+    std::thread::spawn(end_with_the_runner);
     let sink = Lines(Mutex::new(std::io::stdout()));
     let done = whetstone_device::run(
         &request,
@@ -47,4 +50,12 @@ pub fn run(_args: Args) -> anyhow::Result<ExitCode> {
     sink.emit(Event::Done { outcome: done.outcome, detail: done.detail });
     // Not by returning: a vendor library's destructors may hang or crash after the result is out.
     std::process::exit(0)
+}
+
+/// The runner holds our standard input open; when it closes, the runner is gone, however it ended.
+fn end_with_the_runner() {
+    let mut rest = [0u8; 64];
+    let mut stdin = std::io::stdin().lock();
+    while matches!(stdin.read(&mut rest), Ok(1..)) {}
+    std::process::exit(1)
 }
