@@ -1,0 +1,283 @@
+// Fibers, barriers, and the run of one block.
+#include "runtime.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "fiber.h"
+
+thread_local WsFiber* ws_current;
+
+namespace {
+
+constexpr size_t STACK_BYTES = 64 * 1024;
+constexpr size_t GUARD_BYTES = 64 * 1024;  // a multiple of any page size in use
+
+enum Wait : u32 { RUNS, AT_WARP, AT_BLOCK, ENDED };
+enum Status : u32 { DONE = 0, DEADLOCK = 1, NO_MEMORY = 2 };
+
+}  // namespace
+
+// One OS thread's means to run blocks.
+struct WsWorker {
+  WsBlock block;
+  WsFiber fibers[WS_MAX_THREADS];
+  u32 queue[WS_MAX_THREADS];  // fibers that can run, a ring
+  u32 queue_head, queue_length;
+  u32 stacks;
+  void* scheduler;  // stack pointer of the caller of the fibers
+  WsEntry entry;
+  void** parameters;
+  u8* shared;
+};
+
+namespace {
+
+thread_local WsWorker* worker __attribute__((tls_model("initial-exec")));
+
+void make_runnable(WsWorker* w, u32 fiber) {
+  w->fibers[fiber].waits = RUNS;
+  w->queue[(w->queue_head + w->queue_length++) % WS_MAX_THREADS] = fiber;
+}
+
+// Leaves this fiber for the next that can run, or for the scheduler when there is none.
+void leave(WsWorker* w, WsFiber* from) {
+  if (w->queue_length == 0) {
+    ws_fiber_switch(&from->stack_pointer, w->scheduler);
+    return;
+  }
+  WsFiber* to = &w->fibers[w->queue[w->queue_head]];
+  w->queue_head = (w->queue_head + 1) % WS_MAX_THREADS;
+  w->queue_length--;
+  ws_current = to;
+  ws_fiber_switch(&from->stack_pointer, to->stack_pointer);
+}
+
+void release(WsWorker* w, u32 first, u32 end, u32 waits) {
+  for (u32 i = first; i < end; ++i) {
+    if (w->fibers[i].waits == waits) make_runnable(w, i);
+  }
+}
+
+void release_warp(WsWorker* w, u32 warp) {
+  const u32 threads = w->block.launch->block.x * w->block.launch->block.y * w->block.launch->block.z;
+  const u32 end = warp * 32 + 32;
+  w->block.warps[warp].arrived = 0;
+  release(w, warp * 32, end < threads ? end : threads, AT_WARP);
+}
+
+void release_block(WsWorker* w) {
+  const u32 threads = w->block.launch->block.x * w->block.launch->block.y * w->block.launch->block.z;
+  w->block.arrived = 0;
+  release(w, 0, threads, AT_BLOCK);
+}
+
+void fiber_main() {
+  WsWorker* w = worker;
+  w->entry(w->parameters);
+  WsFiber* me = ws_current;
+  me->waits = ENDED;
+  // Those who wait for all live threads no longer wait for this one.
+  WsWarp* warp = &w->block.warps[me->linear / 32];
+  if (--warp->live == warp->arrived && warp->live != 0) release_warp(w, me->linear / 32);
+  if (--w->block.live == w->block.arrived && w->block.live != 0) release_block(w);
+  leave(w, me);
+  __builtin_trap();  // an ended fiber is never resumed
+}
+
+bool ensure_stacks(WsWorker* w, u32 threads) {
+  for (; w->stacks < threads; ++w->stacks) {
+    void* at = mmap(nullptr, GUARD_BYTES + STACK_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (at == MAP_FAILED) return false;
+    u8* stack = static_cast<u8*>(at) + GUARD_BYTES;
+    if (mprotect(stack, STACK_BYTES, PROT_READ | PROT_WRITE) != 0) return false;
+    w->fibers[w->stacks].stack = stack;
+  }
+  return true;
+}
+
+// Seconds of arithmetic and of memory go side by side: the longer one counts.
+double block_ns(const WsBlock* block) {
+  const WsLaunch* launch = block->launch;
+  double compute = 0;
+  for (u32 f = 0; f < WS_FORMAT_COUNT; ++f) {
+    if (block->cost.mma_ops[f] != 0) compute += static_cast<double>(block->cost.mma_ops[f]) / launch->mma_rate[f];
+    if (block->cost.fma_ops[f] != 0) compute += static_cast<double>(block->cost.fma_ops[f]) / launch->fma_rate[f];
+  }
+  const double memory = static_cast<double>(block->cost.bytes) / launch->byte_rate;
+  return (compute > memory ? compute : memory) / launch->sm_speed[block->sm];
+}
+
+void inject(WsBlock* block, u32 format, u32 warp, u32 done_before, u32 done_after, void* const* accumulators, u32 bytes,
+            u32 elements) {
+  const WsLaunch* launch = block->launch;
+  for (u32 i = 0; i < launch->fault_count; ++i) {
+    const WsFault* fault = &launch->faults[i];
+    if (fault->sm != block->sm || fault->format != format || fault->thread / 32 != warp) continue;
+    if (done_before / fault->period == done_after / fault->period) continue;
+    u8* at = static_cast<u8*>(accumulators[fault->thread % 32]) + static_cast<size_t>(fault->element % elements) * bytes;
+    const u32 bit = fault->bit % (bytes * 8);
+    at[bit / 8] = static_cast<u8>(at[bit / 8] ^ (1u << (bit % 8)));
+  }
+}
+
+}  // namespace
+
+void ws_barrier_block() {
+  WsWorker* w = worker;
+  WsFiber* me = ws_current;
+  if (++w->block.arrived == w->block.live) {
+    release_block(w);
+    return;
+  }
+  me->waits = AT_BLOCK;
+  leave(w, me);
+}
+
+void* ws_shared(u32 bytes) {
+  WsFiber* me = ws_current;
+  u8* at = worker->shared + me->shared_used;
+  me->shared_used += (bytes + 15u) & ~15u;
+  if (me->shared_used > WS_SHARED_BYTES) __builtin_trap();  // a kernel that nvcc would refuse
+  return at;
+}
+
+u64 ws_block_time(const WsBlock* block) {
+  // All blocks of an SM share it from start to end, as they do on the device while they fit.
+  const WsLaunch* launch = block->launch;
+  const u64 blocks = static_cast<u64>(launch->grid.x) * launch->grid.y * launch->grid.z;
+  const u64 together = (blocks - block->sm + launch->sm_count - 1) / launch->sm_count;
+  return launch->start_ns + static_cast<u64>(block_ns(block) * static_cast<double>(together));
+}
+
+void ws_mma(u32 format, void* d, const void* a, const void* b) {
+  WsWorker* w = worker;
+  WsFiber* me = ws_current;
+  const u32 warp_index = me->linear / 32;
+  WsWarp* warp = &w->block.warps[warp_index];
+  const u32 lane = me->linear % 32;
+  warp->d[lane] = d;
+  warp->a[lane] = a;
+  warp->b[lane] = b;
+  if (++warp->arrived != warp->live) {
+    me->waits = AT_WARP;
+    leave(w, me);
+    return;
+  }
+  static constexpr u32 OPS[WS_FORMAT_COUNT] = {2 * 8 * 8 * 4,   0,                2 * 16 * 8 * 8,  2 * 16 * 8 * 16,
+                                               2 * 16 * 8 * 16, 2 * 16 * 8 * 32, 2 * 16 * 8 * 32, 2 * 16 * 8 * 32};
+  ws_mma_compute(format, w->block.launch->significand[format], warp);
+  w->block.cost.mma_ops[format] += OPS[format];
+  const u32 done = warp->done[format]++;
+  if (w->block.launch->fault_count != 0) {
+    inject(&w->block, format, warp_index, done, done + 1, warp->d, format == 0 ? 8 : 4, format == 0 ? 2 : 4);
+  }
+  release_warp(w, warp_index);
+}
+
+void ws_done_fma(u32 format, void* accumulators, u32 bytes, u32 count) {
+  WsWorker* w = worker;
+  WsFiber* me = ws_current;
+  w->block.cost.fma_ops[format] += 2ull * count;
+  if (w->block.launch->fault_count == 0) return;
+  const u32 warp_index = me->linear / 32;
+  void* lanes[32] = {};
+  lanes[me->linear % 32] = accumulators;
+  WsWarp* warp = &w->block.warps[warp_index];
+  for (u32 i = 0; i < w->block.launch->fault_count; ++i) {
+    if (w->block.launch->faults[i].thread == me->linear && w->block.launch->faults[i].format == format) {
+      const u32 done = warp->done[format]++;
+      inject(&w->block, format, warp_index, done, done + 1, lanes, bytes, 32);
+      break;
+    }
+  }
+}
+
+namespace {
+WsKernelEntry* kernels;
+}
+
+WsKernelEntry::WsKernelEntry(const char* n, WsEntry e, u32 p) : name(n), entry(e), parameters(p), next(kernels) {
+  kernels = this;
+}
+
+extern "C" {
+
+WsWorker* ws_worker_new() {
+  void* at = mmap(nullptr, sizeof(WsWorker), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (at == MAP_FAILED) return nullptr;
+  WsWorker* w = static_cast<WsWorker*>(at);
+  void* shared = mmap(nullptr, WS_SHARED_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (shared == MAP_FAILED) {
+    munmap(at, sizeof(WsWorker));
+    return nullptr;
+  }
+  w->shared = static_cast<u8*>(shared);
+  return w;
+}
+
+const WsKernelEntry* ws_kernel_find(const char* name) {
+  for (const WsKernelEntry* k = kernels; k != nullptr; k = k->next) {
+    if (strcmp(k->name, name) == 0) return k;
+  }
+  return nullptr;
+}
+
+u32 ws_kernel_parameters(const WsKernelEntry* kernel) { return kernel->parameters; }
+
+// Runs block `linear` of the launch on the calling OS thread. Returns 0, 1 if its threads wait for each other for
+// ever, 2 if the host has no memory for the stacks.
+u32 ws_block_run(WsWorker* w, const WsKernelEntry* kernel, void** parameters, const WsLaunch* launch, u64 linear,
+                 WsCost* cost) {
+  const u32 threads = launch->block.x * launch->block.y * launch->block.z;
+  if (threads == 0 || threads > WS_MAX_THREADS) return DEADLOCK;
+  if (!ensure_stacks(w, threads)) return NO_MEMORY;
+
+  WsBlock* block = &w->block;
+  block->launch = launch;
+  block->index.x = static_cast<u32>(linear % launch->grid.x);
+  block->index.y = static_cast<u32>(linear / launch->grid.x % launch->grid.y);
+  block->index.z = static_cast<u32>(linear / launch->grid.x / launch->grid.y);
+  block->sm = static_cast<u32>(linear % launch->sm_count);
+  block->live = threads;
+  block->arrived = 0;
+  memset(&block->cost, 0, sizeof block->cost);
+  for (u32 i = 0; i < (threads + 31) / 32; ++i) {
+    WsWarp* warp = &block->warps[i];
+    warp->live = threads - i * 32 < 32 ? threads - i * 32 : 32;
+    warp->arrived = 0;
+    memset(warp->done, 0, sizeof warp->done);
+  }
+  // What an earlier block left must not look like an answer.
+  memset(w->shared, 0xa5, WS_SHARED_BYTES);
+
+  w->entry = kernel->entry;
+  w->parameters = parameters;
+  w->queue_head = w->queue_length = 0;
+  for (u32 i = 0; i < threads; ++i) {
+    WsFiber* f = &w->fibers[i];
+    f->block = block;
+    f->linear = i;
+    f->thread_index.x = i % launch->block.x;
+    f->thread_index.y = i / launch->block.x % launch->block.y;
+    f->thread_index.z = i / launch->block.x / launch->block.y;
+    f->shared_used = 0;
+    f->stack_pointer = ws_fiber_prepare(f->stack + STACK_BYTES, fiber_main);
+    make_runnable(w, i);
+  }
+
+  worker = w;
+  // `leave` comes back here only when no fiber can run: all have ended, or they are stuck.
+  w->queue_head = 1 % WS_MAX_THREADS;
+  w->queue_length--;
+  ws_current = &w->fibers[0];
+  ws_fiber_switch(&w->scheduler, w->fibers[0].stack_pointer);
+  ws_current = nullptr;
+  worker = nullptr;
+  if (block->live != 0) return DEADLOCK;
+  block->cost.ns = block_ns(block);
+  *cost = block->cost;
+  return DONE;
+}
+}
