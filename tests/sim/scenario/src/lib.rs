@@ -15,10 +15,12 @@
 #![allow(unsafe_code)]
 
 pub mod blade;
+mod check;
 pub mod fault;
 pub mod format;
 pub mod kmsg;
 pub mod load;
+pub mod scenario;
 pub mod seed;
 pub mod sim;
 pub mod sku;
@@ -28,5 +30,9 @@ pub use blade::{BladeScenario, Fabric, GpuScenario, Variation};
 pub use fault::{Direction, Fault, FlipMode};
 pub use format::Format;
 pub use load::{Health, Span, Work};
+pub use scenario::ScenarioError;
 pub use sim::{DIR_VARIABLE, Gpu, Sim, SimError};
 pub use sku::SimSku;
+
+/// DIMMs of every simulated blade: two sockets, eight channels each.
+pub const DIMMS: u32 = 16;

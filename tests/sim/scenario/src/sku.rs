@@ -101,7 +101,8 @@ fn rates(peaks: [f64; 6]) -> Vec<(Format, f64)> {
     ]
     .into_iter()
     .filter(|(_, peak)| *peak > 0.0)
-    .map(|(format, peak)| (format, peak * EFFICIENCY))
+    // Short decimals: they read back from JSON as the same numbers.
+    .map(|(format, peak)| (format, (peak * EFFICIENCY * 1e3).round() / 1e3))
     .collect()
 }
 
@@ -142,7 +143,7 @@ fn built_in() -> Vec<SimSku> {
         slowdown_c: 87.0,
         shutdown_c: 92.0,
         memory_max_c: 95.0,
-        hbm_gbps: 3352.0 * 0.91,
+        hbm_gbps: 3050.0,
         tflops: rates([66.9, 66.9, 494.7, 989.4, 1978.9, 1978.9]),
         nvswitches: 4,
         rack_scale: false,
@@ -169,7 +170,7 @@ fn built_in() -> Vec<SimSku> {
         memory_bus_bits: 6144,
         bar1_mib: 262_144,
         memory_clock_mhz: 3201,
-        hbm_gbps: 4800.0 * 0.91,
+        hbm_gbps: 4368.0,
         ..h100.clone()
     };
     let a100 = SimSku {
@@ -196,7 +197,7 @@ fn built_in() -> Vec<SimSku> {
         memory_clock_mhz: 1593,
         load_c: 62.0,
         slowdown_c: 89.0,
-        hbm_gbps: 2039.0 * 0.88,
+        hbm_gbps: 1794.0,
         tflops: rates([19.5, 19.5, 156.0, 312.0, 0.0, 624.0]),
         nvswitches: 6,
         pci: addresses(&[
@@ -233,7 +234,7 @@ fn built_in() -> Vec<SimSku> {
         sm_clock_mhz: 1830,
         max_sm_clock_mhz: 1965,
         memory_clock_mhz: 3996,
-        hbm_gbps: 7700.0 * 0.91,
+        hbm_gbps: 7007.0,
         tflops: rates([37.0, 75.0, 1125.0, 2250.0, 4500.0, 4500.0]),
         nvswitches: 2,
         ..h100.clone()
@@ -255,7 +256,7 @@ fn built_in() -> Vec<SimSku> {
         load_c: 58.0,
         // The host sits behind NVLink-C2C.
         pcie_gbps: 190.0,
-        hbm_gbps: 8000.0 * 0.91,
+        hbm_gbps: 7280.0,
         tflops: rates([40.0, 80.0, 1250.0, 2500.0, 5000.0, 5000.0]),
         nvswitches: 0,
         rack_scale: true,
@@ -305,7 +306,7 @@ fn built_in() -> Vec<SimSku> {
         slowdown_c: 92.0,
         shutdown_c: 98.0,
         memory_max_c: 105.0,
-        hbm_gbps: 864.0 * 0.9,
+        hbm_gbps: 778.0,
         tflops: rates([1.43, 91.6, 183.0, 362.0, 733.0, 733.0]),
         nvswitches: 0,
         ib_gbps: 200,
