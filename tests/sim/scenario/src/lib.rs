@@ -18,8 +18,10 @@ pub mod blade;
 mod check;
 pub mod fault;
 pub mod format;
+pub mod home;
 pub mod kmsg;
 pub mod load;
+pub mod root;
 pub mod scenario;
 pub mod seed;
 pub mod sim;
@@ -36,3 +38,6 @@ pub use sku::SimSku;
 
 /// DIMMs of every simulated blade: two sockets, eight channels each.
 pub const DIMMS: u32 = 16;
+
+/// Memory controllers (sockets) that the DIMMs are shared over.
+pub const MEMORY_CONTROLLERS: u32 = 2;

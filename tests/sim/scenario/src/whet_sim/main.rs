@@ -1,0 +1,84 @@
+//! `whet-sim`: makes simulated blades and runs the demonstration. Not shipped.
+//!
+//! Exit codes are `whet`'s: 0 fine, 2 wrong usage or input (nothing was written), 10 the demonstration missed a fault
+//! or accused a healthy device, 1 anything else.
+
+mod libs;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use whetstone_scenario::{BladeScenario, home};
+
+/// Largest scenario file that is read.
+const MAX_SCENARIO_BYTES: u64 = 1 << 20;
+
+#[derive(Parser)]
+#[command(name = "whet-sim", version, about = "Simulated blades for Whetstone", max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Make the directory of one blade from a scenario file
+    Blade {
+        /// Scenario, TOML
+        #[arg(long)]
+        scenario: PathBuf,
+        /// Directory to make; must not exist or be empty
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Build the simulated libraries and put them where a loader finds them
+    Libs(libs::Args),
+}
+
+/// Wrong usage or input: exit code 2, and nothing was changed.
+#[derive(Debug)]
+struct InputError(String);
+
+impl std::fmt::Display for InputError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for InputError {}
+
+fn input_error(what: impl std::fmt::Display) -> anyhow::Error {
+    InputError(what.to_string()).into()
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().verb {
+        Verb::Blade { scenario, out } => blade(&scenario, &out),
+        Verb::Libs(args) => libs::run(&args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("whet-sim: {error:#}");
+        ExitCode::from(if error.is::<InputError>() { 2 } else { 1 })
+    })
+}
+
+fn blade(scenario: &Path, out: &Path) -> anyhow::Result<ExitCode> {
+    let blade = read(scenario)?;
+    home::make(&blade, out).map_err(|e| input_error(format!("{}: {e}", out.display())))?;
+    println!("{}: {} with {} GPUs in {}", blade.name, blade.sku.name, blade.gpus.len(), out.display());
+    println!("{}", libs::environment(out));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn read(scenario: &Path) -> anyhow::Result<BladeScenario> {
+    let bad = |e: std::io::Error| input_error(format!("{}: {e}", scenario.display()));
+    let size = std::fs::metadata(scenario).map_err(bad)?.len();
+    if size > MAX_SCENARIO_BYTES {
+        let what =
+            format!("{}: {size} bytes; a scenario has at most {MAX_SCENARIO_BYTES}", scenario.display());
+        return Err(input_error(what));
+    }
+    let text = std::fs::read_to_string(scenario).map_err(bad)?;
+    BladeScenario::parse(&scenario.display().to_string(), &text).map_err(input_error)
+}
