@@ -1,3 +1,4 @@
+// targets: sm_80 sm_89 sm_90a sm_100a sm_103a sm_120a compute_80
 // An independent read of the results: other SMs than those that wrote them.
 #include "common.cuh"
 

@@ -1,3 +1,4 @@
+// targets: sm_80 sm_89 sm_90a sm_100a sm_103a sm_120a compute_80
 // GEMM on the CUDA cores: the fused multiply-add units, which the tensor-core kernels leave idle.
 // A thread has rows r, r+16, r+32, r+48 and columns c, c+8, .., c+56 of the tile, r = thread / 8, c = thread % 8.
 #include "gemm_tile.cuh"
@@ -54,7 +55,7 @@ struct WsFma : WsThreadTile {
       WS_UNROLL for (u32 j = 0; j < 8; ++j) y[j] = Lanes::get(right[j], k);
       WS_UNROLL for (u32 e = 0; e < ELEMENTS; ++e) acc[e] = ws_fma(x[e / 8], y[e % 8], acc[e]);
     }
-    WS_DONE_FMA(Lanes::FORMAT, acc, ELEMENTS* Lanes::COUNT);
+    WS_COST_FMA(Lanes::FORMAT, ELEMENTS * Lanes::COUNT);
   }
 };
 
@@ -68,7 +69,7 @@ struct WsDp4a : WsThreadTile {
     WS_UNROLL for (u32 w = 0; w < 4; ++w) {
       WS_UNROLL for (u32 e = 0; e < ELEMENTS; ++e) acc[e] = ws_dp4a(left[e / 8][w], right[e % 8][w], acc[e]);
     }
-    WS_DONE_FMA(WS_S8, acc, ELEMENTS * 16);
+    WS_COST_FMA(WS_S8, ELEMENTS * 16);
   }
 };
 

@@ -1,3 +1,4 @@
+// targets: sm_80 sm_89 sm_90a sm_100a sm_103a sm_120a compute_80
 // GEMM on the tensor cores by mma.sync. One step takes 32 bytes of K in every format: 4 doubles, 8 tf32, 16 halves,
 // 32 bytes. Each of the 4 warps has a 32x32 quarter of the tile.
 //

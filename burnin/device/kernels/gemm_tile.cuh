@@ -74,6 +74,7 @@ WS_DEVICE void ws_gemm(const void* a_global, const void* b_global, void* d, u32 
       }
       stage ^= 1;
     }
+    WS_DONE_TILE(acc, F::ELEMENTS);
     // By bits, so that a NaN or the sign of a zero counts too.
     WS_UNROLL for (u32 e = 0; e < F::ELEMENTS; ++e) {
       if (iteration == 0) {

@@ -1,3 +1,4 @@
+// targets: sm_80 sm_89 sm_90a sm_100a sm_103a sm_120a compute_80
 // Patterns over device memory. Words are 64 bits; `first_index` is the index of the first word within the whole
 // range under test, so that a range larger than one launch has one continuous pattern.
 #include "common.cuh"

@@ -29,9 +29,10 @@ enum WsFormat { WS_F64 = 0, WS_F32, WS_TF32, WS_F16, WS_BF16, WS_E4M3, WS_E5M2, 
 // mma.sync with FP8 operands came with sm_89.
 #define WS_HAS_FP8_MMA (__CUDA_ARCH__ >= 890)
 
-// Hooks of the simulator: work that one thread has done, which is virtual time and an occasion for a planted fault.
+// Hooks of the simulator: work that one thread has done, for virtual time; a tile's accumulators, for planted faults.
 #define WS_COST_BYTES(bytes)
-#define WS_DONE_FMA(format, accumulators, count)
+#define WS_COST_FMA(format, count)
+#define WS_DONE_TILE(accumulators, count)
 
 // Visits each index below `count` once, spread over the whole grid; a visit moves `bytes` of device memory.
 #define WS_FOR_EACH(index, count, bytes) \

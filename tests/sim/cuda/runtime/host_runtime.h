@@ -18,7 +18,8 @@
 #define WS_SHARED(type, name, count) type* const name = static_cast<type*>(ws_shared(sizeof(type) * (count)))
 #define WS_UNROLL
 #define WS_COST_BYTES(n) (ws_current->block->cost.bytes += (n))
-#define WS_DONE_FMA(format, accumulators, count) ws_done_fma(format, accumulators, sizeof((accumulators)[0]), count)
+#define WS_COST_FMA(format, count) (ws_current->block->cost.fma_ops[format] += 2ull * (count))
+#define WS_DONE_TILE(accumulators, count) ws_done_tile(accumulators, sizeof((accumulators)[0]), count)
 
 // One run of indices per thread: the host's caches want neighbours, and the kernels may not care.
 struct WsRun {

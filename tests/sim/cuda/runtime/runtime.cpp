@@ -30,6 +30,8 @@ struct WsWorker {
   WsEntry entry;
   void** parameters;
   u8* shared;
+  u32 shared_dirty;  // bytes that blocks have used so far
+  bool failed;
 };
 
 namespace {
@@ -97,29 +99,14 @@ bool ensure_stacks(WsWorker* w, u32 threads) {
   return true;
 }
 
-// Seconds of arithmetic and of memory go side by side: the longer one counts.
-double block_ns(const WsBlock* block) {
+double compute_ns(const WsBlock* block) {
   const WsLaunch* launch = block->launch;
   double compute = 0;
   for (u32 f = 0; f < WS_FORMAT_COUNT; ++f) {
     if (block->cost.mma_ops[f] != 0) compute += static_cast<double>(block->cost.mma_ops[f]) / launch->mma_rate[f];
     if (block->cost.fma_ops[f] != 0) compute += static_cast<double>(block->cost.fma_ops[f]) / launch->fma_rate[f];
   }
-  const double memory = static_cast<double>(block->cost.bytes) / launch->byte_rate;
-  return (compute > memory ? compute : memory) / launch->sm_speed[block->sm];
-}
-
-void inject(WsBlock* block, u32 format, u32 warp, u32 done_before, u32 done_after, void* const* accumulators, u32 bytes,
-            u32 elements) {
-  const WsLaunch* launch = block->launch;
-  for (u32 i = 0; i < launch->fault_count; ++i) {
-    const WsFault* fault = &launch->faults[i];
-    if (fault->sm != block->sm || fault->format != format || fault->thread / 32 != warp) continue;
-    if (done_before / fault->period == done_after / fault->period) continue;
-    u8* at = static_cast<u8*>(accumulators[fault->thread % 32]) + static_cast<size_t>(fault->element % elements) * bytes;
-    const u32 bit = fault->bit % (bytes * 8);
-    at[bit / 8] = static_cast<u8>(at[bit / 8] ^ (1u << (bit % 8)));
-  }
+  return compute / launch->sm_speed[block->sm];
 }
 
 }  // namespace
@@ -140,6 +127,7 @@ void* ws_shared(u32 bytes) {
   u8* at = worker->shared + me->shared_used;
   me->shared_used += (bytes + 15u) & ~15u;
   if (me->shared_used > WS_SHARED_BYTES) __builtin_trap();  // a kernel that nvcc would refuse
+  if (me->shared_used > worker->shared_dirty) worker->shared_dirty = me->shared_used;
   return at;
 }
 
@@ -148,7 +136,9 @@ u64 ws_block_time(const WsBlock* block) {
   const WsLaunch* launch = block->launch;
   const u64 blocks = static_cast<u64>(launch->grid.x) * launch->grid.y * launch->grid.z;
   const u64 together = (blocks - block->sm + launch->sm_count - 1) / launch->sm_count;
-  return launch->start_ns + static_cast<u64>(block_ns(block) * static_cast<double>(together));
+  // Arithmetic and memory traffic go side by side: the longer one counts.
+  const double compute = compute_ns(block), memory = static_cast<double>(block->cost.bytes) / launch->byte_rate;
+  return launch->start_ns + static_cast<u64>((compute > memory ? compute : memory) * static_cast<double>(together));
 }
 
 void ws_mma(u32 format, void* d, const void* a, const void* b) {
@@ -160,6 +150,11 @@ void ws_mma(u32 format, void* d, const void* a, const void* b) {
   warp->d[lane] = d;
   warp->a[lane] = a;
   warp->b[lane] = b;
+  if (warp->live != 32) {
+    // A warp with missing lanes has no fragments: undefined on the device, an error here.
+    w->failed = true;
+    return;
+  }
   if (++warp->arrived != warp->live) {
     me->waits = AT_WARP;
     leave(w, me);
@@ -169,28 +164,20 @@ void ws_mma(u32 format, void* d, const void* a, const void* b) {
                                                2 * 16 * 8 * 16, 2 * 16 * 8 * 32, 2 * 16 * 8 * 32, 2 * 16 * 8 * 32};
   ws_mma_compute(format, w->block.launch->significand[format], warp);
   w->block.cost.mma_ops[format] += OPS[format];
-  const u32 done = warp->done[format]++;
-  if (w->block.launch->fault_count != 0) {
-    inject(&w->block, format, warp_index, done, done + 1, warp->d, format == 0 ? 8 : 4, format == 0 ? 2 : 4);
-  }
   release_warp(w, warp_index);
 }
 
-void ws_done_fma(u32 format, void* accumulators, u32 bytes, u32 count) {
-  WsWorker* w = worker;
-  WsFiber* me = ws_current;
-  w->block.cost.fma_ops[format] += 2ull * count;
-  if (w->block.launch->fault_count == 0) return;
-  const u32 warp_index = me->linear / 32;
-  void* lanes[32] = {};
-  lanes[me->linear % 32] = accumulators;
-  WsWarp* warp = &w->block.warps[warp_index];
-  for (u32 i = 0; i < w->block.launch->fault_count; ++i) {
-    if (w->block.launch->faults[i].thread == me->linear && w->block.launch->faults[i].format == format) {
-      const u32 done = warp->done[format]++;
-      inject(&w->block, format, warp_index, done, done + 1, lanes, bytes, 32);
-      break;
-    }
+void ws_done_tile(void* accumulators, u32 bytes, u32 count) {
+  const WsFiber* me = ws_current;
+  const WsLaunch* launch = me->block->launch;
+  for (u32 i = 0; i < launch->fault_count; ++i) {
+    const WsFault* fault = &launch->faults[i];
+    if (fault->sm != me->block->sm || fault->thread != me->linear) continue;
+    const u32 tile = __atomic_add_fetch(fault->tiles, 1, __ATOMIC_RELAXED);
+    if (tile % fault->period != 0) continue;
+    u8* at = static_cast<u8*>(accumulators) + static_cast<size_t>(fault->element % count) * bytes;
+    const u32 bit = fault->bit % (bytes * 8);
+    at[bit / 8] = static_cast<u8>(at[bit / 8] ^ (1u << (bit % 8)));
   }
 }
 
@@ -227,7 +214,7 @@ const WsKernelEntry* ws_kernel_find(const char* name) {
 u32 ws_kernel_parameters(const WsKernelEntry* kernel) { return kernel->parameters; }
 
 // Runs block `linear` of the launch on the calling OS thread. Returns 0, 1 if its threads wait for each other for
-// ever, 2 if the host has no memory for the stacks.
+// ever or a warp-wide instruction lacks lanes, 2 if the host has no memory for the stacks.
 u32 ws_block_run(WsWorker* w, const WsKernelEntry* kernel, void** parameters, const WsLaunch* launch, u64 linear,
                  WsCost* cost) {
   const u32 threads = launch->block.x * launch->block.y * launch->block.z;
@@ -247,10 +234,10 @@ u32 ws_block_run(WsWorker* w, const WsKernelEntry* kernel, void** parameters, co
     WsWarp* warp = &block->warps[i];
     warp->live = threads - i * 32 < 32 ? threads - i * 32 : 32;
     warp->arrived = 0;
-    memset(warp->done, 0, sizeof warp->done);
   }
   // What an earlier block left must not look like an answer.
-  memset(w->shared, 0xa5, WS_SHARED_BYTES);
+  memset(w->shared, 0xa5, w->shared_dirty);
+  w->failed = false;
 
   w->entry = kernel->entry;
   w->parameters = parameters;
@@ -275,8 +262,8 @@ u32 ws_block_run(WsWorker* w, const WsKernelEntry* kernel, void** parameters, co
   ws_fiber_switch(&w->scheduler, w->fibers[0].stack_pointer);
   ws_current = nullptr;
   worker = nullptr;
-  if (block->live != 0) return DEADLOCK;
-  block->cost.ns = block_ns(block);
+  if (block->live != 0 || w->failed) return DEADLOCK;
+  block->cost.compute_ns = compute_ns(block);
   *cost = block->cost;
   return DONE;
 }

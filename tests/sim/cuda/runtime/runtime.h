@@ -22,10 +22,11 @@ struct WsDim {
   u32 x, y, z;
 };
 
-// A processor that computes wrongly: bit `bit` of one accumulator of thread `thread` is inverted at each `period`-th
-// instruction of format `format` that this thread's warp finishes in a block on SM `sm`.
+// A processor that computes wrongly: thread `thread` inverts bit `bit` of its accumulator `element` in each
+// `period`-th tile that a block on SM `sm` computes. `tiles` counts them, over launches too. Shared with Rust.
 struct WsFault {
-  u32 sm, format, thread, element, bit, period;
+  u32 sm, thread, element, bit, period;
+  u32* tiles;
 };
 
 // Shared with Rust (`src/kernels.rs`), field by field.
@@ -51,14 +52,13 @@ struct WsCost {
   u64 mma_ops[WS_FORMAT_COUNT];
   u64 fma_ops[WS_FORMAT_COUNT];
   u64 bytes;
-  double ns;
+  double compute_ns;
 };
 
 struct WsFiber;
 
 struct WsWarp {
   u32 live, arrived;
-  u32 done[WS_FORMAT_COUNT];
   // What each lane brought to the warp-wide instruction.
   void* d[32];
   const void* a[32];
@@ -94,7 +94,8 @@ u64 ws_block_time(const WsBlock* block);
 void ws_mma(u32 format, void* d, const void* a, const void* b);
 // Computes what the lanes of `warp` have published (mma.cpp).
 void ws_mma_compute(u32 format, u32 significand, WsWarp* warp);
-void ws_done_fma(u32 format, void* accumulators, u32 bytes, u32 count);
+// The block has finished a tile; these are this thread's `count` accumulators of `bytes` each.
+void ws_done_tile(void* accumulators, u32 bytes, u32 count);
 float ws_decode_f16(u16 bits);
 
 typedef void (*WsEntry)(void** parameters);
