@@ -10,7 +10,7 @@ out=$top/target/kernels
 venv=$top/target/cuda-compiler
 version=13.5.37   # nvcc and its parts; CCCL has a version of its own
 wheels=(nvidia-cuda-nvcc=="$version" nvidia-nvvm=="$version" nvidia-cuda-crt=="$version" nvidia-cuda-runtime=="$version"
-    nvidia-cuda-nvdisasm=="$version" nvidia-cuda-cuobjdump=="$version" nvidia-cuda-cccl==13.3.5)
+    nvidia-cuda-nvdisasm=="$version" nvidia-cuda-cuobjdump=="$version" nvidia-cuda-cccl==13.3.5.0.6)
 
 sources() { find "$here" -name '*.cu' -o -name '*.cuh' -o -name '*.h' -o -name 'build.sh' -o -name 'instructions.txt' | sort; }
 stamp=$( { sources | xargs cat; echo "${wheels[*]}"; } | sha256sum | cut -d' ' -f1)
@@ -50,16 +50,19 @@ if [ "${1:-}" != --check-only ]; then
     find "$out" -name '*.cubin' -o -name '*.ptx' | while read -r old; do
         printf '%s\n' "${jobs[@]}" | grep -qF -- "-o $old " || rm -f "$old"
     done
-    printf '%s\n' "${jobs[@]}" | xargs -P "$(nproc)" -I{} sh -c "'$tools/nvcc' -std=c++17 -O3 -lineinfo {}"
+    printf '%s\n' "${jobs[@]}" | xargs -P "$(nproc)" -I{} sh -c "'$tools/nvcc' -std=c++17 -O3 {}"
 fi
 
 # instructions.txt: image, kernel, an instruction that its SASS must hold. A kernel body that a preprocessor guard
 # removed compiles to nothing without a word, so what ships is read back.
 bad=0
+sass=$(mktemp -d)
+trap 'rm -rf "$sass"' EXIT
 while read -r image kernel instruction; do
     case $image in ''|'#'*) continue ;; esac
-    if ! "$tools/cuobjdump" -sass "$out/$image.cubin" \
-        | awk -v kernel="$kernel" '/Function :/ { inside = ($3 == kernel) } inside' | grep -qE "$instruction"; then
+    [ -e "$sass/$image" ] || "$tools/cuobjdump" -sass "$out/$image.cubin" >"$sass/$image"
+    awk -v kernel="$kernel" '/Function :/ { inside = ($3 == kernel) } inside' "$sass/$image" >"$sass/kernel"
+    if ! grep -qE "$instruction" "$sass/kernel"; then
         echo "kernels: $image.cubin: $kernel has no $instruction" >&2
         bad=1
     fi
