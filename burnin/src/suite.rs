@@ -130,6 +130,8 @@ params! {
         /// Seconds that a pattern rests before it is read again.
         fade_s: u64 = 5,
         min_passes: u32 = 1,
+        /// Go on until the budget is spent; without it the test ends after `min_passes`.
+        fill_budget: bool = true,
     }
     GpuGemmParams {
         formats: Vec<GemmFormat> = GemmFormat::ALL.to_vec(),
@@ -140,6 +142,8 @@ params! {
         /// Blocks per SM in one launch.
         blocks_per_sm: u32 = 2,
         min_rounds: u32 = 2,
+        /// Go on until the budget is spent; without it the test ends after `min_rounds`.
+        fill_budget: bool = true,
     }
     GpuPowerParams {
         /// `hold` or `pulse`.

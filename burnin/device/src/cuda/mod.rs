@@ -2,6 +2,9 @@
 
 pub mod bandwidth;
 pub mod collectives;
+pub mod driver;
+pub mod errors;
 pub mod gemm;
+pub mod kernels;
 pub mod memory;
 pub mod power;
