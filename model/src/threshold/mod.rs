@@ -5,10 +5,14 @@
 //! A metric is looked up in the SKU's profile first, then in the generic files. `docs/thresholds.md` describes
 //! the format.
 
+pub mod chip;
+pub mod import;
 mod judge;
+pub mod lint;
 pub mod metric;
 mod parse;
 
+pub use import::Measure;
 pub use judge::{JudgeError, Judged, Judgement, NotJudged};
 pub use parse::ThresholdError;
 
@@ -31,7 +35,7 @@ pub const BUILT_IN: [(&str, &str); 10] = [
 ];
 
 /// Which way is good.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Better {
     Higher,
