@@ -4,6 +4,7 @@
 
 pub mod agreement;
 pub mod exact;
+pub mod inventory;
 pub mod judge;
 pub mod protocol;
 pub mod suite;
