@@ -53,25 +53,37 @@ unsafe impl<T: Plain> Sync for Pages<T> {}
 impl<T: Plain> Pages<T> {
     /// Maps memory without touching it: pages become real on first write, on the node of the core that writes.
     pub fn new(len: usize) -> io::Result<Self> {
-        Self::with_flags(len, MapFlags::PRIVATE)
-    }
-
-    /// Maps memory and makes every page real at once; an error when the kernel has none to give.
-    pub fn populated(len: usize) -> io::Result<Self> {
-        Self::with_flags(len, MapFlags::PRIVATE | MapFlags::POPULATE)
-    }
-
-    fn with_flags(len: usize, flags: MapFlags) -> io::Result<Self> {
         let bytes = len.checked_mul(size_of::<T>()).ok_or(io::ErrorKind::OutOfMemory)?;
         let mapped = bytes.max(1);
+        let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
         // SAFETY: a fresh anonymous mapping at an address of the kernel's choice aliases nothing.
-        let at = unsafe {
-            mmap_anonymous(std::ptr::null_mut(), mapped, ProtFlags::READ | ProtFlags::WRITE, flags)
-        }?;
+        let at = unsafe { mmap_anonymous(std::ptr::null_mut(), mapped, access, flags) }?;
         // SAFETY: the range was just mapped; the advice changes no content. Without huge pages it only runs slower.
         let _ = unsafe { madvise(at, mapped, Advice::LinuxHugepage) };
         let at = NonNull::new(at.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         Ok(Self { at, len, mapped })
+    }
+
+    /// Maps memory and makes every page real at once, on the calling core's node; an error when the kernel has none to give.
+    pub fn populated(len: usize) -> io::Result<Self> {
+        let mut pages = Self::new(len)?;
+        // SAFETY: the range is mapped and ours; populating changes no content.
+        match unsafe { madvise(pages.at.as_ptr().cast(), pages.mapped, Advice::LinuxPopulateWrite) } {
+            Ok(()) => Ok(pages),
+            Err(rustix::io::Errno::INVAL) => {
+                // Kernels before 5.14: a write to each page does it.
+                let step = (rustix::param::page_size() / size_of::<T>()).max(1);
+                for index in (0..len).step_by(step) {
+                    // SAFETY: `index` is inside the slice; volatile, so that the write of what is there is not left out.
+                    unsafe {
+                        let at = pages.as_mut_ptr().add(index);
+                        at.write_volatile(at.read_volatile());
+                    }
+                }
+                Ok(pages)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
