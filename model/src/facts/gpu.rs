@@ -100,9 +100,15 @@ pub struct GpuFacts {
     /// A repair of a memory channel or TPC waits for a reset.
     #[serde(default)]
     pub repair_pending: Option<RepairPending>,
+    /// Checksums of the board's own data are right; asked only by a full look.
+    #[serde(default)]
+    pub inforom_valid: Option<bool>,
     /// At most [`MAX_PROCESSES`].
     #[serde(default)]
     pub processes: Vec<GpuProcess>,
+    /// Calls that failed with something else than "not supported": `call: error`.
+    #[serde(default)]
+    pub unanswered: Vec<String>,
 }
 
 /// Processes listed of one GPU at most.

@@ -40,6 +40,8 @@ pub enum PciKind {
     NvSwitch,
     Nic,
     Nvme,
+    /// A switch or root port directly above one of the others.
+    Port,
     #[default]
     Other,
 }
@@ -51,6 +53,7 @@ impl PciKind {
             PciKind::NvSwitch => "nvswitch",
             PciKind::Nic => "nic",
             PciKind::Nvme => "nvme",
+            PciKind::Port => "port",
             PciKind::Other => "other",
         }
     }

@@ -7,10 +7,12 @@
 mod gpu;
 mod host;
 mod io;
+mod sample;
 
 pub use gpu::*;
 pub use host::*;
 pub use io::*;
+pub use sample::*;
 
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +65,9 @@ pub struct SourceStatus {
     /// Empty when there is nothing to say.
     #[serde(default)]
     pub detail: String,
+    /// Code of the finding that follows, where the source knows a better one than `source-error`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
     pub took_ms: u64,
 }
 
