@@ -153,9 +153,13 @@ params! {
         /// Lowest mean power under load as a part of the enforced limit; 0 judges nothing.
         min_fraction_of_limit: f64 = 0.85,
         iterations: u32 = 256,
+        /// Inner dimension and blocks per SM of the load.
+        k: u32 = 1024,
+        blocks_per_sm: u32 = 4,
     }
     GpuBandwidthParams {
-        mib: u64 = 256,
+        /// Size of one copy; each of the repeats is verified.
+        mib: u64 = 64,
         repeats: u32 = 10,
     }
     GpuCollectivesParams {
@@ -335,6 +339,8 @@ impl TestKind {
             TestKind::GpuPower(p) => {
                 part("min_fraction_of_limit", p.min_fraction_of_limit, 0.0)?;
                 range("iterations", p.iterations.into(), 1, 1 << 20)?;
+                range("k", p.k.into(), 64, 65_536)?;
+                range("blocks_per_sm", p.blocks_per_sm.into(), 1, 32)?;
                 range("pulse_ms", p.pulse_ms, 1, 60_000)
             }
             TestKind::GpuBandwidth(p) => {

@@ -70,7 +70,7 @@ impl<'b, 'g> Layers<'b, 'g> {
     ) -> Result<Result<Layers<'b, 'g>, Stop>, CudaError> {
         let kernel = &bench.kernel;
         let max_k = params.max_k as usize;
-        let seed = mix64(seed ^ (0x6765_6d6d << 8 | kernel.format as u64));
+        let seed = mix64(seed ^ ((0x6765_6d6d << 8) | kernel.format as u64));
         let random_k = max_k.clamp(exact::K_STEP, RANDOM_K) / exact::K_STEP * exact::K_STEP;
         let fill = |rows, salt| exact::full_range_bytes(kernel.format, rows, random_k, mix64(seed ^ salt));
         let random = (fill(kernel.rows, 1), fill(kernel.columns, 2), random_k);

@@ -143,13 +143,10 @@ mod tests {
     #[test]
     fn the_text_names_bits_elements_and_sm() {
         let mut damage = Damage::default();
-        let wrong = |index, xor| WrongElement { index, expected: 0x10, got: 0x10 ^ xor };
+        let wrong = |index, xor: u64| WrongElement { index, expected: 0x10, got: 0x10 ^ xor };
         damage.add(41, &[wrong(65, 0b11), wrong(3, 1 << 30)], 0);
-        assert!(
-            damage
-                .describe(64)
-                .starts_with("3 wrong bits in 2 elements, all on SM 41; first: element (1, 1)")
-        );
+        assert_eq!(damage.describe(), "3 wrong bits in 2 elements, all on SM 41");
+        assert_eq!(damage.first(64).unwrap(), "element (1, 1) on SM 41 is 0x13, must be 0x10, xor 0x3");
         damage.add(7, &[], 0);
         assert!(damage.describe().contains("on SMs 7, 41"));
     }
