@@ -1,0 +1,116 @@
+//! Which values stand apart: from the worst quarter inwards, so that several faulty ones cannot hide each other.
+
+use crate::judge::robust;
+use crate::judge::tail::Tail;
+
+/// A healthy second kind (other cooling, other cable, other firmware that nobody wrote down) is assumed to hold at
+/// least this share of its cohort. A smaller group may be called faulty, a larger one is a kind of its own.
+const LEAST_KIND: f64 = 0.25;
+/// The same for a group that lies far away ([`FAR`]): kinds so different are expected to be about even.
+const LEAST_FAR_KIND: f64 = 0.35;
+/// "Far": this much of the median away …
+const FAR: f64 = 0.05;
+/// … in a metric whose noise is at most this much of the median.
+const PRECISE: f64 = 0.01;
+/// Never more than this share is accused.
+const MOST_ACCUSED: f64 = 0.25;
+/// An accused value stands apart from its neighbour by at least this many spreads: whatever the probability says,
+/// the last of an even row is not an outlier.
+const LEAST_GAP: f64 = 0.5;
+
+/// Factor on the level of the test for gaps, set so that even the heaviest healthy noise that is planned for
+/// (lognormal with sigma 1 towards the bad side, 24 devices) stays about the stated rate; see
+/// `docs/benchmarks/fleet-judge.md`.
+const CAUTION: f64 = 0.6;
+
+/// What to look at: values with larger = worse.
+pub struct Look<'a> {
+    /// Values as they shape the distribution.
+    pub core: &'a [f64],
+    /// The same values as they are held against it (never worse than in `core`).
+    pub held: &'a [f64],
+    /// Smallest believable standard deviation.
+    pub least_width: f64,
+    /// |median| of the cohort, for the relative rules.
+    pub center: f64,
+    /// Accuse below this probability.
+    pub level: f64,
+    /// Probability to accuse a healthy device because its kind came out rare by chance.
+    pub kind_level: f64,
+    /// True if one value may be accused whatever the size of the cohort, when it is far: for three or four blades.
+    pub lone_far: bool,
+}
+
+/// What was found.
+pub struct Seen {
+    /// Index into the values, and the probability of a healthy value there.
+    pub accused: Vec<(usize, f64)>,
+    /// The distribution of those that were not accused; `None` if all are equal.
+    pub tail: Option<Tail>,
+    /// A group that stands apart but is too large to be called faulty: its size and its distance.
+    pub second_kind: Option<(usize, f64)>,
+}
+
+/// Looks for values that stand apart on the worse side.
+pub fn scan(look: &Look<'_>) -> Seen {
+    let n = look.core.len();
+    let mut order: Vec<usize> = (0..n).collect();
+    // Worst first. Ties by index, which the caller derives from names, not from the input's order.
+    order.sort_by(|&a, &b| look.held[b].total_cmp(&look.held[a]).then(a.cmp(&b)));
+    let mut second_kind = None;
+    for k in (1..=n * 2 / 5).rev() {
+        let (candidates, rest) = order.split_at(k);
+        let innermost = look.held[candidates[k - 1]];
+        let mut core: Vec<f64> = rest.iter().map(|&i| look.core[i]).collect();
+        core.sort_by(f64::total_cmp);
+        let width = robust::width(&core).max(look.least_width);
+        let edge = core[core.len() - 1];
+        if innermost - edge < LEAST_GAP * width || innermost - robust::median_of_sorted(&core) < 2.0 * width {
+            continue;
+        }
+        let Some(tail) = Tail::fit(&core, look.least_width) else { continue };
+        if tail.beyond(innermost) >= look.level {
+            continue;
+        }
+        // Leaving out k healthy extremes makes the rest look narrow. So also: had all been healthy, how probable is
+        // a gap like this after which k values follow? Accusing k of n once in a while costs k/n each time, and
+        // the chances of all k together, 1/(k (k+1)) of the level each, add up to the level.
+        let Some(all_healthy) = Tail::fit_below(&core, look.least_width, k) else { continue };
+        let (k_f, n_f) = (k as f64, n as f64);
+        if all_healthy.gap(edge, innermost, k) >= CAUTION * look.level * n_f / (k_f * k_f * (k_f + 1.0)) {
+            continue;
+        }
+        let distance = innermost - robust::median_of_sorted(&core);
+        let far = distance >= FAR * look.center && width <= PRECISE * look.center;
+        if k > most_accused(n, far, look) {
+            second_kind.get_or_insert((k, distance));
+            continue;
+        }
+        let accused = candidates.iter().map(|&i| (i, tail.beyond(look.held[i]))).collect();
+        return Seen { accused, tail: Some(tail), second_kind };
+    }
+    Seen { accused: Vec::new(), tail: Tail::fit(look.core, look.least_width), second_kind }
+}
+
+/// The largest group that may be called faulty: a healthy kind of the least share comes out so small so rarely that
+/// its devices are accused with no more than `kind_level`.
+pub fn most_accused(n: usize, far: bool, look: &Look<'_>) -> usize {
+    let share = if far { LEAST_FAR_KIND } else { LEAST_KIND };
+    let cap = (MOST_ACCUSED * n as f64) as usize;
+    let (mut risk, mut most) = (0.0, 0);
+    // Binomial probabilities by their ratio, from none upwards.
+    let mut chance = (1.0 - share).powi(n.min(100_000) as i32);
+    for k in 1..=cap {
+        chance *= (n - k + 1) as f64 / k as f64 * share / (1.0 - share);
+        risk += chance * k as f64 / n as f64;
+        if risk > look.kind_level {
+            break;
+        }
+        most = k;
+    }
+    // So many that the first probability underflows: the share itself decides.
+    if n > 2_000 {
+        most = (0.8 * share * n as f64) as usize
+    }
+    if far && look.lone_far { most.max(1) } else { most }.min(cap.max(usize::from(look.lone_far)))
+}
