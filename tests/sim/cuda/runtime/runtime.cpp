@@ -181,14 +181,6 @@ void ws_done_tile(void* accumulators, u32 bytes, u32 count) {
   }
 }
 
-namespace {
-WsKernelEntry* kernels;
-}
-
-WsKernelEntry::WsKernelEntry(const char* n, WsEntry e, u32 p) : name(n), entry(e), parameters(p), next(kernels) {
-  kernels = this;
-}
-
 extern "C" {
 
 WsWorker* ws_worker_new() {
@@ -203,15 +195,6 @@ WsWorker* ws_worker_new() {
   w->shared = static_cast<u8*>(shared);
   return w;
 }
-
-const WsKernelEntry* ws_kernel_find(const char* name) {
-  for (const WsKernelEntry* k = kernels; k != nullptr; k = k->next) {
-    if (strcmp(k->name, name) == 0) return k;
-  }
-  return nullptr;
-}
-
-u32 ws_kernel_parameters(const WsKernelEntry* kernel) { return kernel->parameters; }
 
 // Runs block `linear` of the launch on the calling OS thread. Returns 0, 1 if its threads wait for each other for
 // ever or a warp-wide instruction lacks lanes, 2 if the host has no memory for the stacks.
