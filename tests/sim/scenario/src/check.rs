@@ -42,9 +42,9 @@ pub fn fault(sku: &SimSku, slots: usize, hbm_backed_mib: u64, fault: &Fault) -> 
             from_one("every_n", (*every_n).into())?;
             has_format(format)
         }
-        Fault::CopyFlip { bit, nth, .. } => {
+        Fault::CopyFlip { bit, every_n, .. } => {
             below("bit", (*bit).into(), 8, "a byte has")?;
-            from_one("nth", *nth)
+            from_one("every_n", *every_n)
         }
         Fault::LaunchError { code, nth } => {
             from_one("code", (*code).into())?;
@@ -82,8 +82,8 @@ pub fn fault(sku: &SimSku, slots: usize, hbm_backed_mib: u64, fault: &Fault) -> 
             Err(format!("now = {now}: 1 to {}", sku.pcie_gen))
         }
         Fault::PcieReplays { per_s } | Fault::EccStorm { per_s } => real("per_s", *per_s, 0.0, 1e9),
-        Fault::FabricDegraded | Fault::FabricIncomplete if sku.nvlinks == 0 => {
-            Err("this SKU has no NVLink fabric".into())
+        Fault::FabricDegraded | Fault::FabricIncomplete if sku.nvlink_version < 4 => {
+            Err("this SKU does not register with an NVLink fabric".into())
         }
         Fault::EccUncorrectable { count, .. } => from_one("count", *count),
         Fault::Xid { code, text, .. } => {

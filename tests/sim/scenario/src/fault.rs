@@ -28,11 +28,11 @@ pub enum Fault {
         #[serde(default = "one")]
         every_n: u32,
     },
-    /// The `nth` copy (from 1) in this direction arrives with bit `bit` of its middle byte inverted.
+    /// Every `every_n`th copy in this direction arrives with bit `bit` of its middle byte inverted.
     CopyFlip {
         direction: Direction,
         bit: u32,
-        nth: u64,
+        every_n: u64,
     },
     /// The `nth` kernel launch (from 1, in each process) and all later calls answer CUDA error `code`.
     LaunchError {
@@ -116,7 +116,7 @@ pub enum Fault {
         #[serde(default)]
         at_s: f64,
     },
-    /// So many correctable SRAM errors that the chip's own threshold is exceeded.
+    /// So many uncorrectable SRAM errors over the GPU's life that NVIDIA's own limit is exceeded.
     SramThreshold,
     RemapPending,
     RemapFailed,

@@ -27,6 +27,7 @@ pub mod seed;
 pub mod sim;
 pub mod sku;
 pub mod state;
+pub mod tranche;
 
 pub use blade::{BladeScenario, Fabric, GpuScenario, Variation};
 pub use fault::{Direction, Fault, FlipMode};

@@ -15,6 +15,8 @@ const LOAD_POWER: f64 = 0.94;
 const NVLINK_EFFICIENCY: f64 = 0.86;
 /// Standard deviation of one measurement around the part's own rate.
 const MEASUREMENT_SIGMA: f64 = 0.001;
+/// A thermally slowed GPU settles so far above its slowdown temperature, degrees C.
+const THROTTLE_C: f64 = 2.0;
 /// Clocks and rates of a thermally slowed GPU, as a part of normal.
 const THROTTLED: f64 = 0.6;
 
@@ -111,7 +113,7 @@ impl Gpu<'_> {
         let hotter: f64 =
             self.faults().iter().map(|f| if let Fault::Hot { degrees } = f { *degrees } else { 0.0 }).sum();
         let target = if thermal_slowdown {
-            sku.slowdown_c - sku.idle_c
+            sku.slowdown_c + THROTTLE_C - sku.idle_c
         } else {
             (sku.load_c - sku.idle_c + hotter) * intensity
         };
@@ -252,7 +254,11 @@ impl Gpu<'_> {
         let place = direction as usize;
         let number = 1 + self.state().copies[place].fetch_add(1, AcqRel);
         let flip = self.faults().iter().find_map(|f| match f {
-            Fault::CopyFlip { direction: d, bit, nth } if *d == direction && *nth == number => Some(*bit),
+            Fault::CopyFlip { direction: d, bit, every_n }
+                if *d == direction && number.is_multiple_of((*every_n).max(1)) =>
+            {
+                Some(*bit)
+            }
             _ => None,
         });
         (number, flip)
