@@ -3,3 +3,4 @@
 pub mod bundle;
 pub mod probe;
 pub mod run;
+pub mod watch;

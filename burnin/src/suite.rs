@@ -163,7 +163,8 @@ params! {
         repeats: u32 = 10,
     }
     GpuCollectivesParams {
-        mib: u64 = 1024,
+        /// Size of each GPU's buffer; each of the repeats is verified.
+        mib: u64 = 256,
         repeats: u32 = 10,
         operations: Vec<Collective> = Collective::ALL.to_vec(),
     }

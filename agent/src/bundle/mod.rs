@@ -38,7 +38,7 @@ pub enum BundleError {
 }
 
 impl BundleError {
-    fn io(path: &Path) -> impl FnOnce(io::Error) -> BundleError + '_ {
+    pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> BundleError + '_ {
         |source| BundleError::Io { path: path.to_owned(), source }
     }
 }

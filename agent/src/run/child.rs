@@ -1,0 +1,260 @@
+//! Device-test processes: started, listened to, and ended whatever they do.
+//!
+//! A driver can crash its caller, hang for ever or lose its GPU. So each device test runs in a process of its own,
+//! and everything it can do wrong ends as *inconclusive* with the reason.
+
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use whetstone_burnin::protocol::{Event, MAX_EVENT_BYTES, Request, SILENCE_LIMIT_S};
+use whetstone_model::report::TestOutcome;
+
+use super::Cancel;
+
+/// Beyond its budget a test gets this long to say what it has, then it is killed.
+const GRACE: Duration = Duration::from_secs(15);
+/// How often the waiting loop looks at its time limits.
+const TICK: Duration = Duration::from_millis(100);
+/// A killed process that does not end within this sits in the kernel (a driver call); it is left behind.
+const REAP_LIMIT: Duration = Duration::from_secs(3);
+/// What is kept of a child's stderr.
+const MAX_STDERR_BYTES: u64 = 256 << 10;
+/// Events that wait for the runner; a child that floods waits for us, not we for it.
+const MAX_WAITING_EVENTS: usize = 1024;
+
+/// How to start a device-test process.
+#[derive(Debug, Clone)]
+pub struct Launcher {
+    pub program: PathBuf,
+    pub args: Vec<OsString>,
+}
+
+/// How one process ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct End {
+    pub outcome: TestOutcome,
+    /// One line; empty for a plain pass.
+    pub detail: String,
+    /// The process hung, crashed or would not start: its device is not to be used again in this run.
+    pub broken: bool,
+    pub stderr: Vec<u8>,
+}
+
+enum Heard {
+    Event(Event),
+    /// A line that is no event; the process is not to be believed.
+    Rubbish(String),
+    Closed,
+}
+
+struct Running {
+    child: Child,
+    // Kept open: a device test ends itself when this closes, so it never outlives a killed runner.
+    _stdin: ChildStdin,
+    stderr: thread::JoinHandle<Vec<u8>>,
+    last_heard: Instant,
+    hard_limit: Instant,
+    said_done: Option<(TestOutcome, String)>,
+}
+
+/// Runs the requests side by side and hands every event, with the index of its request, to `on_event`.
+pub fn run_all(
+    launcher: &Launcher,
+    requests: &[Request],
+    cancel: &Cancel,
+    on_event: &mut dyn FnMut(usize, Event),
+) -> Vec<End> {
+    let (sender, heard) = sync_channel::<(usize, Heard)>(MAX_WAITING_EVENTS);
+    let mut running: Vec<Option<Running>> = Vec::new();
+    let mut ends: Vec<Option<End>> = Vec::new();
+    for (index, request) in requests.iter().enumerate() {
+        let started = start(launcher, request, index, &sender);
+        ends.push(started.as_ref().err().map(|why| broken(format!("test process: {why}"), Vec::new())));
+        running.push(started.ok());
+    }
+    drop(sender);
+    while running.iter().any(Option::is_some) {
+        match heard.recv_timeout(TICK) {
+            Ok((index, what)) => {
+                let Some(process) = running[index].as_mut() else { continue };
+                process.last_heard = Instant::now();
+                match what {
+                    Heard::Event(Event::Done { outcome, detail }) => {
+                        process.said_done = Some((outcome, detail))
+                    }
+                    Heard::Event(event) => on_event(index, event),
+                    Heard::Rubbish(line) => {
+                        ends[index] =
+                            running[index].take().map(|p| kill(p, format!("spoke out of turn: {line:?}")));
+                    }
+                    Heard::Closed => ends[index] = running[index].take().map(reap),
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            // All readers are gone, and each said `Closed` before.
+            Err(RecvTimeoutError::Disconnected) => thread::sleep(TICK),
+        }
+        let now = Instant::now();
+        for (slot, end) in running.iter_mut().zip(&mut ends) {
+            let Some(process) = slot else { continue };
+            let why = if cancel.requested() {
+                Some("the run was interrupted".to_owned())
+            } else if now.duration_since(process.last_heard).as_secs() >= SILENCE_LIMIT_S {
+                Some(format!("no answer for {SILENCE_LIMIT_S} s: the test process hung and was ended"))
+            } else if now > process.hard_limit {
+                Some("still running well after its time budget: it was ended".to_owned())
+            } else {
+                None
+            };
+            if let Some(why) = why {
+                *end = slot.take().map(|process| kill(process, why));
+            }
+        }
+    }
+    ends.into_iter()
+        .map(|end| end.unwrap_or_else(|| broken("ended without a trace".to_owned(), Vec::new())))
+        .collect()
+}
+
+fn start(
+    launcher: &Launcher,
+    request: &Request,
+    index: usize,
+    to: &SyncSender<(usize, Heard)>,
+) -> std::io::Result<Running> {
+    let mut child = Command::new(&launcher.program)
+        .args(&launcher.args)
+        // A group of its own: Ctrl-C reaches the runner, which ends its children in order.
+        .process_group(0)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let missing = || std::io::Error::other("a pipe is missing");
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let (mut stdin, stdout, stderr) =
+        (stdin.ok_or_else(missing)?, stdout.ok_or_else(missing)?, stderr.ok_or_else(missing)?);
+    let sent = serde_json::to_string(request)
+        .map_err(std::io::Error::from)
+        .and_then(|json| writeln!(stdin, "{json}").and_then(|()| stdin.flush()));
+    if let Err(e) = sent {
+        let _ = child.kill();
+        let _ = child.wait();
+        return Err(e);
+    }
+    let to = to.clone();
+    thread::spawn(move || listen(BufReader::new(stdout), index, &to));
+    let stderr = thread::spawn(move || keep_start(stderr));
+    let now = Instant::now();
+    let hard_limit = now + Duration::from_secs(request.budget_s) + GRACE;
+    Ok(Running { child, _stdin: stdin, stderr, last_heard: now, hard_limit, said_done: None })
+}
+
+fn listen(mut from: impl BufRead, index: usize, to: &SyncSender<(usize, Heard)>) {
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let heard = match (&mut from).take(MAX_EVENT_BYTES as u64).read_until(b'\n', &mut line) {
+            Ok(0) | Err(_) => Heard::Closed,
+            Ok(_) => serde_json::from_slice(&line).map_or_else(
+                |_| Heard::Rubbish(String::from_utf8_lossy(&line[..line.len().min(200)]).into_owned()),
+                Heard::Event,
+            ),
+        };
+        let last = !matches!(heard, Heard::Event(_));
+        if to.send((index, heard)).is_err() || last {
+            return;
+        }
+    }
+}
+
+/// The first bytes of a stream; the rest is read and dropped so that the writer never blocks.
+fn keep_start(mut from: impl Read) -> Vec<u8> {
+    let mut kept = Vec::new();
+    let _ = (&mut from).take(MAX_STDERR_BYTES).read_to_end(&mut kept);
+    let _ = std::io::copy(&mut from, &mut std::io::sink());
+    kept
+}
+
+fn broken(detail: String, stderr: Vec<u8>) -> End {
+    End { outcome: TestOutcome::Inconclusive, detail, broken: true, stderr }
+}
+
+/// Ends a process that must not go on.
+fn kill(mut process: Running, why: String) -> End {
+    if let Some(group) = i32::try_from(process.child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    }
+    let reaped = wait_until(&mut process.child, Instant::now() + REAP_LIMIT).is_some();
+    let why =
+        if reaped { why } else { format!("{why}; it cannot be ended, a driver call holds it in the kernel") };
+    // An unkillable process keeps its stderr open: what it said is out of reach.
+    let stderr = if reaped { process.stderr.join().unwrap_or_default() } else { Vec::new() };
+    broken(why, stderr)
+}
+
+/// What a process that closed its output has to say for itself.
+fn reap(mut process: Running) -> End {
+    let Some(status) = wait_until(&mut process.child, Instant::now() + REAP_LIMIT) else {
+        return match process.said_done.take() {
+            // The result was out before the exit hung (a vendor library's destructor): it stands.
+            Some((outcome, detail)) => {
+                let _ = kill(process, String::new());
+                End { outcome, detail, broken: false, stderr: Vec::new() }
+            }
+            None => kill(process, "closed its output without a result and did not end".to_owned()),
+        };
+    };
+    let stderr = process.stderr.join().unwrap_or_default();
+    match (process.said_done, status.signal()) {
+        (Some((outcome, detail)), _) => End { outcome, detail, broken: false, stderr },
+        (None, Some(signal)) => broken(format!("the test process crashed ({})", signal_name(signal)), stderr),
+        (None, None) => {
+            let last = String::from_utf8_lossy(&stderr);
+            let last = last
+                .lines()
+                .rev()
+                .find(|l| !l.trim().is_empty())
+                .unwrap_or("")
+                .chars()
+                .take(200)
+                .collect::<String>();
+            let said = if last.is_empty() { String::new() } else { format!(": {last}") };
+            broken(
+                format!(
+                    "the test process ended without a result (exit code {}){said}",
+                    status.code().unwrap_or(-1)
+                ),
+                stderr,
+            )
+        }
+    }
+}
+
+fn wait_until(child: &mut Child, limit: Instant) -> Option<std::process::ExitStatus> {
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return Some(status),
+            Ok(None) if Instant::now() < limit => thread::sleep(Duration::from_millis(5)),
+            Ok(None) | Err(_) => return None,
+        }
+    }
+}
+
+fn signal_name(signal: i32) -> String {
+    match signal {
+        4 => "SIGILL, an illegal instruction".to_owned(),
+        6 => "SIGABRT".to_owned(),
+        7 => "SIGBUS".to_owned(),
+        8 => "SIGFPE".to_owned(),
+        9 => "SIGKILL, perhaps out of memory".to_owned(),
+        11 => "SIGSEGV".to_owned(),
+        other => format!("signal {other}"),
+    }
+}
