@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use whetstone_burnin::protocol::{Event, Request, Sink};
 use whetstone_device::Context;
+use whetstone_device::cuda::collectives::library::REQUEST_VARIABLE;
 
 #[derive(clap::Args)]
 pub struct Args {}
@@ -31,8 +32,15 @@ impl Sink for Lines {
 }
 
 pub fn run(_args: Args) -> anyhow::Result<ExitCode> {
-    let mut text = String::new();
-    std::io::stdin().lock().take(MAX_REQUEST_BYTES).read_line(&mut text)?;
+    let text = match std::env::var(REQUEST_VARIABLE) {
+        // This process was started again by itself, to find NCCL; the line on standard input is read already.
+        Ok(handed_on) => handed_on,
+        Err(_) => {
+            let mut line = String::new();
+            std::io::stdin().lock().take(MAX_REQUEST_BYTES).read_line(&mut line)?;
+            line
+        }
+    };
     let request: Request =
         serde_json::from_str(&text).map_err(|e| crate::input_error(format!("request: {e}")))?;
     std::thread::spawn(end_with_the_runner);

@@ -51,6 +51,9 @@ pub struct MemoryFault {
 // SAFETY: 32 bytes of integers, largest alignment 8, no padding.
 unsafe impl Plain for MemoryFault {}
 
+/// An image and what the driver said to it.
+type Loaded = (&'static kernels::Image, Result<Arc<CudaModule>, CudaError>);
+
 /// A GPU that is open.
 pub struct Gpu {
     pub target: GpuTarget,
@@ -60,8 +63,8 @@ pub struct Gpu {
     pub sms: u32,
     pub context: Arc<CudaContext>,
     pub stream: Arc<CudaStream>,
-    /// Images as far as they were needed, with what the driver said to each.
-    modules: RefCell<Vec<(&'static kernels::Image, Result<Arc<CudaModule>, CudaError>)>>,
+    /// Images as far as they were needed.
+    modules: RefCell<Vec<Loaded>>,
 }
 
 /// Fails with [`CudaError::NoDriver`] where cudarc would panic.

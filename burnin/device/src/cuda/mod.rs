@@ -1,6 +1,7 @@
 //! Tests of GPUs through the CUDA driver and NCCL, loaded at run time.
 
 pub mod bandwidth;
+mod blame;
 pub mod collectives;
 pub mod driver;
 pub mod errors;

@@ -10,6 +10,7 @@ use whetstone_model::report::Matrix;
 use whetstone_model::unit::Unit;
 
 use super::Test;
+use crate::cuda::blame::culprits;
 use crate::cuda::driver::{Arguments, Buffer, Gpu, MemoryFault};
 use crate::cuda::errors::CudaError;
 use crate::cuda::gemm::speed::median;
@@ -356,26 +357,6 @@ fn small(from: &End<'_>, to: &End<'_>) -> Result<f64, CudaError> {
     Ok(seconds / f64::from(SMALL_COPIES))
 }
 
-/// For each bad (from, to) pair the GPU to blame: of its two ends the one that more bad pairs have, the sender on a tie.
-fn culprits(pairs: &[(usize, usize)]) -> Vec<usize> {
-    let mut involved: BTreeMap<usize, usize> = BTreeMap::new();
-    for (from, to) in pairs {
-        *involved.entry(*from).or_default() += 1;
-        *involved.entry(*to).or_default() += 1;
-    }
-    let times = |gpu: usize| involved.get(&gpu).copied().unwrap_or(0);
-    // A pair that is bad in both directions has a tie: the lower one stands for both, named in the text.
-    pairs
-        .iter()
-        .map(|(from, to)| match times(*from).cmp(&times(*to)) {
-            std::cmp::Ordering::Less => *to,
-            std::cmp::Ordering::Greater => *from,
-            std::cmp::Ordering::Equal if pairs.contains(&(*to, *from)) => (*from).min(*to),
-            std::cmp::Ordering::Equal => *from,
-        })
-        .collect()
-}
-
 /// Pairs slower than the median pair by more than [`SLOW`] and more than six robust deviations, with their shortfall. A
 /// machine whose pairs differ by design (two sockets, no NVLink) has a wide spread, and none of its pairs is accused.
 fn slow_pairs(rates: &Table) -> Vec<(usize, usize, f64)> {
@@ -410,15 +391,11 @@ mod tests {
         let slow =
             slow_pairs(&table(8, |i, j| if (i, j) == (2, 5) || (i, j) == (5, 2) { 280.0 } else { 390.0 }));
         assert_eq!(slow.iter().map(|s| (s.0, s.1)).collect::<Vec<_>>(), [(2, 5), (5, 2)]);
-        assert_eq!(culprits(&[(2, 5), (5, 2)]), [2, 2]);
         assert!(slow_pairs(&table(8, |i, j| if i / 4 == j / 4 { 24.0 } else { 17.0 })).is_empty());
     }
 
     #[test]
-    fn the_gpu_in_all_bad_pairs_is_to_blame() {
-        assert_eq!(culprits(&[(3, 0), (3, 1), (2, 3)]), [3, 3, 3]);
-        assert_eq!(culprits(&[(4, 6)]), [4]);
-        // All pairs of a whole GPU are slow: its links are.
+    fn all_pairs_of_one_gpu_are_slow_when_its_links_are() {
         let slow = slow_pairs(&table(8, |i, j| if i == 6 || j == 6 { 300.0 } else { 390.0 }));
         let pairs: Vec<_> = slow.iter().map(|s| (s.0, s.1)).collect();
         assert!(pairs.len() == 14 && culprits(&pairs).iter().all(|g| *g == 6));

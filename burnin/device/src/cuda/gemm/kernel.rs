@@ -186,7 +186,7 @@ impl<'g> Bench<'g> {
 
     /// Digests of all stored results, read back by other SMs than those that wrote them, with the reader's SM.
     /// `None` if the images have no such kernel.
-    pub fn stored_digests(&self) -> Result<Option<(Vec<u64>, Vec<u32>)>, CudaError> {
+    pub fn stored_digests(&self) -> Result<Option<Vec<(u64, u32)>>, CudaError> {
         let Some(function) = &self.tile_digest else { return Ok(None) };
         self.digests.clear(self.gpu)?;
         let arguments = Arguments::new()
@@ -199,6 +199,8 @@ impl<'g> Bench<'g> {
         self.gpu.launch("tile_digest", function, self.blocks, THREADS, &arguments)?;
         self.gpu.wait("tile_digest")?;
         let count = self.blocks as usize;
-        Ok(Some((self.digests.download(self.gpu, 0, count)?, self.smids.download(self.gpu, 0, count)?)))
+        let digests: Vec<u64> = self.digests.download(self.gpu, 0, count)?;
+        let readers: Vec<u32> = self.smids.download(self.gpu, 0, count)?;
+        Ok(Some(digests.into_iter().zip(readers).collect()))
     }
 }

@@ -174,11 +174,10 @@ impl<'b, 'g> Layers<'b, 'g> {
 
     /// The stored results once more, read by other SMs: they must be what the writers had in their registers.
     fn read_back(&mut self, launch: &Launch) -> Result<(), CudaError> {
-        let Some((digests, readers)) = self.bench.stored_digests()? else { return Ok(()) };
-        for (block, tile) in launch.tiles.iter().enumerate() {
-            if digests.get(block).is_some_and(|d| *d != tile.digest) {
+        let Some(stored) = self.bench.stored_digests()? else { return Ok(()) };
+        for (tile, (digest, reader)) in launch.tiles.iter().zip(stored) {
+            if digest != tile.digest {
                 // Writer or reader: both are named, the tile itself is booked on the writer.
-                let reader = readers.get(block).copied().unwrap_or(tile.smid);
                 self.stored.add(tile.smid, &[], 0);
                 self.stored.sms.insert(reader);
             }
