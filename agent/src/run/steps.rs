@@ -51,7 +51,7 @@ impl<'a> Run<'a> {
         let report = begin::report(options, &facts, &table);
         begin::keep_facts(&bundle, "facts-before.json", &facts)?;
         bundle.checkpoint(&report)?;
-        let watch = Watch::start(options, report.started_ms);
+        let watch = Watch::start(options, &facts, report.started_ms);
         let mut run = Run {
             options,
             bundle,
@@ -66,6 +66,9 @@ impl<'a> Run<'a> {
         };
         for finding in findings {
             run.found(None, "probe", finding)?;
+        }
+        if let Some(why) = run.watch.blind().map(str::to_owned) {
+            run.cannot_read_kernel_log(why)?;
         }
         Ok(run)
     }
@@ -230,6 +233,18 @@ impl<'a> Run<'a> {
         let samples = samples::samples(&self.report);
         self.bundle.finish(&self.report, &samples, key)?;
         Ok(self.report)
+    }
+
+    /// Some faults of a GPU are told by the kernel log alone: without it, GPUs cannot pass.
+    fn cannot_read_kernel_log(&mut self, why: String) -> Result<(), BundleError> {
+        let (code, action) = ("kernel-log-unreadable", Action::UpdateSoftware);
+        if !self.facts.gpus.is_empty() && self.options.backend != Backend::Cpu {
+            self.gaps.push(Gap { device: None, code: code.to_owned(), why: why.clone(), action });
+        }
+        let severity = Severity::Warning;
+        let finding =
+            Finding { code: code.into(), device: None, severity, action, detail: why, reading: None };
+        self.found(None, "kmsg", finding)
     }
 
     fn found(

@@ -54,13 +54,13 @@ pub(super) struct Load {
 }
 
 impl Watch {
-    pub fn start(options: &RunOptions, started_ms: i64) -> Watch {
+    pub fn start(options: &RunOptions, facts: &Facts, started_ms: i64) -> Watch {
         Watch {
             sampler: Sampler::start(&options.probe, INTERVAL).ok(),
             current: Vec::new(),
             series: BTreeMap::new(),
             started_ms,
-            kernel_log: KernelLog::start(&options.kmsg),
+            kernel_log: KernelLog::start(&options.kmsg, facts),
         }
     }
 
@@ -71,6 +71,11 @@ impl Watch {
             self.series.entry(sample.uuid.clone()).or_default().push(&sample, self.started_ms);
             self.current.push(sample);
         }
+    }
+
+    /// Why the kernel log cannot be watched, if so.
+    pub fn blind(&self) -> Option<&str> {
+        self.kernel_log.unreadable()
     }
 
     /// A test begins: what was seen before is not its doing.
