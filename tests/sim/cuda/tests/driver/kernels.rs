@@ -1,9 +1,5 @@
 //! The kernels against independent references: what they compute is right bit for bit, whatever the chip's width.
-#![allow(unsafe_code)]
-
-mod blade;
-
-use blade::{GEMMS, Gpu, on_blade};
+use crate::blade::{GEMMS, Gpu, on_blade};
 use whetstone_burnin::exact::{self, WidthProbe};
 use whetstone_burnin::suite::GemmFormat;
 
@@ -26,7 +22,7 @@ const SMALL: &str = "sms = 6\ngpus = 1\n";
 
 #[test]
 fn every_format_is_exact_on_exact_operands() {
-    on_blade("every_format_is_exact_on_exact_operands", "h100", SMALL, || {
+    on_blade("kernels::every_format_is_exact_on_exact_operands", "h100", SMALL, || {
         let gpu = Gpu::open(0);
         for kernel in GEMMS {
             let format = format_of(kernel);
@@ -56,7 +52,7 @@ fn every_format_is_exact_on_exact_operands() {
 /// Operands over the whole range: nothing is exact, and all blocks and iterations agree all the same.
 #[test]
 fn full_range_operands_give_the_same_bits_everywhere() {
-    on_blade("full_range_operands_give_the_same_bits_everywhere", "h100", SMALL, || {
+    on_blade("kernels::full_range_operands_give_the_same_bits_everywhere", "h100", SMALL, || {
         let gpu = Gpu::open(0);
         for kernel in GEMMS {
             let format = format_of(kernel);
@@ -80,7 +76,7 @@ fn probed(kernel: &str) -> u32 {
 
 #[test]
 fn hopper_keeps_14_bits_of_fp8_and_24_of_the_rest() {
-    on_blade("hopper_keeps_14_bits_of_fp8_and_24_of_the_rest", "h100", SMALL, || {
+    on_blade("kernels::hopper_keeps_14_bits_of_fp8_and_24_of_the_rest", "h100", SMALL, || {
         for kernel in GEMMS.into_iter().filter(|k| format_of(k) != GemmFormat::S8) {
             assert_eq!(probed(kernel), width(kernel, true), "{kernel}");
         }
@@ -89,7 +85,7 @@ fn hopper_keeps_14_bits_of_fp8_and_24_of_the_rest() {
 
 #[test]
 fn blackwell_keeps_24_bits_of_fp8() {
-    on_blade("blackwell_keeps_24_bits_of_fp8", "b200", SMALL, || {
+    on_blade("kernels::blackwell_keeps_24_bits_of_fp8", "b200", SMALL, || {
         for kernel in ["gemm_e4m3_mma", "gemm_e5m2_mma", "gemm_bf16_mma"] {
             assert_eq!(probed(kernel), 24, "{kernel}");
         }
@@ -99,7 +95,7 @@ fn blackwell_keeps_24_bits_of_fp8() {
 /// The tensor core cuts where IEEE arithmetic rounds: 1 + 2^-24 + 2^-24 is 1 there and 1 + 2^-23 in exact arithmetic.
 #[test]
 fn what_does_not_fit_is_cut_not_rounded() {
-    on_blade("what_does_not_fit_is_cut_not_rounded", "h100", SMALL, || {
+    on_blade("kernels::what_does_not_fit_is_cut_not_rounded", "h100", SMALL, || {
         let gpu = Gpu::open(0);
         let (mut a, mut b) = (vec![0_u8; 64 * 64 * 2], vec![0_u8; 64 * 64 * 2]);
         let (one, tiny) = (0x3f80_u16, 0x3980_u16); // 1, 2^-12
@@ -126,7 +122,7 @@ fn pattern(kind: u32, seed: u64, index: u64) -> u64 {
 
 #[test]
 fn memory_kernels_write_find_and_invert_every_pattern() {
-    on_blade("memory_kernels_write_find_and_invert_every_pattern", "h100", SMALL, || {
+    on_blade("kernels::memory_kernels_write_find_and_invert_every_pattern", "h100", SMALL, || {
         let gpu = Gpu::open(0);
         let (seed, first) = (0x0123_4567_89ab_cdef, 1000);
         // Fewer words than threads, and a number that no thread count divides.

@@ -27,7 +27,7 @@ pub fn on_blade(case: &str, sku: &str, scenario: &str, body: fn()) {
         std::os::unix::fs::symlink(library(), dir.path().join(name)).unwrap();
     }
     let output = Command::new(std::env::current_exe().unwrap())
-        .args([case, "--exact", "--nocapture", "--test-threads=1"])
+        .args([case, "--exact", "--nocapture"])
         .env(CASE, case)
         .env("WHETSTONE_SIM", dir.path())
         .env("LD_LIBRARY_PATH", dir.path())
@@ -119,7 +119,6 @@ unsafe impl cudarc::driver::DeviceRepr for MemFault {}
 unsafe impl cudarc::driver::ValidAsZeroBits for MemFault {}
 
 pub struct Gpu {
-    pub context: Arc<CudaContext>,
     pub stream: Arc<CudaStream>,
     pub module: Arc<CudaModule>,
 }
@@ -147,7 +146,7 @@ impl Gpu {
         );
         kernels.push(("gemm_bf16_wgmma", 6));
         let module = context.load_module(ptx("8.0", "sm_80", &kernels)).unwrap();
-        Gpu { context, stream, module }
+        Gpu { stream, module }
     }
 
     pub fn kernel(&self, name: &str) -> CudaFunction {
@@ -161,7 +160,7 @@ impl Gpu {
         pattern: u32,
         seed: u64,
     ) -> Result<(), DriverError> {
-        let (f, words) = (self.kernel("mem_fill"), memory.len() as u64);
+        let (f, words) = (self.module.load_function("mem_fill")?, memory.len() as u64);
         let mut launch = self.stream.launch_builder(&f);
         launch.arg(memory).arg(&words).arg(&first).arg(&pattern).arg(&seed);
         // SAFETY: the parameters of mem_fill, a buffer of `words` words.
