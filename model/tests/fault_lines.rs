@@ -67,6 +67,10 @@ fn a_gpu_off_the_bus_without_its_number() {
             "NVRM: The NVIDIA GPU 0000:B3:00.0 (PCI ID: 10de:26b5) installed in this system has fallen off the bus and is not responding to commands.",
             "xid 79 0000:b3:00.0",
         ),
+        (
+            "3,7,9123456,-;NVRM: The NVIDIA GPU 0000:b3:00.0\\x0aNVRM: (PCI ID: 10de:26b5) installed in this system has\\x0aNVRM: fallen off the bus and is not responding to commands.",
+            "xid 79 0000:b3:00.0",
+        ),
         // The number that is printed wins.
         ("NVRM: Xid (PCI:0000:3b:00): 31, GPU has fallen off the bus", "xid 31 0000:3b:00"),
         ("my application has fallen off the bus", "-"),

@@ -10,6 +10,7 @@ pub struct Headers {
     program: Regex,
     uptime: Regex,
     torn: Regex,
+    record: Regex,
 }
 
 /// Pieces of a header; a real one has at most about six.
@@ -44,6 +45,7 @@ impl Headers {
             program: plain(PROGRAM)?,
             uptime: plain(r"^(?:<\d{1,3}>)?\[\s*(\d{1,12})\.\d{1,9}\]|^\d{1,5},\d{1,20},(\d{1,20}),")?,
             torn: plain(r"\[\s{0,6}\d{1,8}\.\d{6}\]\s")?,
+            record: plain(r"^\d{1,5},\d{1,20},\d{1,20},[^;\s]{0,64};")?,
         })
     }
 }
@@ -78,26 +80,43 @@ pub fn segments<'a>(headers: &Headers, line: &'a [u8]) -> Vec<Segment<'a>> {
     let mut found = Vec::new();
     for line in line.split(|b| *b == b'\n') {
         let mut program = None;
-        let mut start = 0;
-        loop {
-            // A time stamp of the kernel further on begins another message.
-            let header_end = start + skip(headers, &line[start..]).0;
-            let end = headers.torn.find_at(line, header_end).map_or(line.len(), |m| m.start());
-            let (skipped, uptime_s) = skip(headers, &line[start..end]);
-            let body = &line[start + skipped..end];
-            // What follows a program's name in the same line is that program's text, time stamps and all.
-            program = program.or_else(|| named_program(headers, body));
-            found.push(Segment { body, program, uptime_s });
-            if end >= line.len() || found.len() >= MAX_SEGMENTS {
-                break;
+        // A record of /dev/kmsg is one line: its own line ends are written as `\x0a`.
+        let record = headers.record.is_match(line);
+        let mut rest = Some(line);
+        while let Some(part) = rest {
+            let end = if record { memchr::memmem::find(part, ESCAPED_LINE_END) } else { None };
+            rest = end.map(|end| &part[end + ESCAPED_LINE_END.len()..]);
+            split_torn(headers, end.map_or(part, |end| &part[..end]), &mut program, &mut found);
+            if found.len() >= MAX_SEGMENTS {
+                return found;
             }
-            start = end;
-        }
-        if found.len() >= MAX_SEGMENTS {
-            break;
         }
     }
     found
+}
+
+const ESCAPED_LINE_END: &[u8] = b"\\x0a";
+
+/// Cuts where a time stamp of the kernel shows that another line was written into this one.
+fn split_torn<'a>(
+    headers: &Headers,
+    line: &'a [u8],
+    program: &mut Option<&'a [u8]>,
+    found: &mut Vec<Segment<'a>>,
+) {
+    let mut start = 0;
+    while found.len() < MAX_SEGMENTS {
+        let (skipped, uptime_s) = skip(headers, &line[start..]);
+        let end = headers.torn.find_at(line, start + skipped).map_or(line.len(), |m| m.start());
+        let body = &line[start + skipped..end];
+        // What follows a program's name in the same line is that program's text, time stamps and all.
+        *program = program.or_else(|| named_program(headers, body));
+        found.push(Segment { body, program: *program, uptime_s });
+        if end >= line.len() {
+            return;
+        }
+        start = end;
+    }
 }
 
 /// Length of the header, and the seconds since boot in it.
@@ -185,5 +204,9 @@ mod tests {
         let found = bodies("[    1.000001] usb 1-1: new[    1.000002] NVRM: x\nNVRM: y");
         let found: Vec<&str> = found.iter().map(|(body, _)| body.as_str()).collect();
         assert_eq!(found, ["usb 1-1: new", "NVRM: x", "NVRM: y"]);
+        // The kernel writes a line end inside a record as \\x0a; a program cannot leave its line that way.
+        let found = bodies("3,1,2,-;NVRM: x\\x0a   NVRM: y");
+        assert_eq!(found, [("NVRM: x".to_owned(), None), ("NVRM: y".to_owned(), None)]);
+        assert!(bodies("30,1,2,-;sshd[7]: x\\x0aNVRM: y").iter().all(|(_, program)| program.is_some()));
     }
 }
