@@ -4,9 +4,11 @@
 //! all the same, and the one that is missing is a finding. `docs/probe.md` lists what is read from where.
 
 mod clock;
+pub mod kmsg;
 pub mod nvml;
 pub mod source;
 pub mod sysfs;
+pub mod telemetry;
 mod tool;
 
 use std::path::{Path, PathBuf};
@@ -270,7 +272,7 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn now_ms() -> i64 {
+pub(crate) fn now_ms() -> i64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
