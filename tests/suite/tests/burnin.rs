@@ -42,6 +42,10 @@ params = { families = ["hash"] }
 "#;
 
 fn burnin(dir: &Path, suite: &str, more: &[&str]) -> Command {
+    burnin_into(&dir.join("run"), dir, suite, more)
+}
+
+fn burnin_into(out: &Path, dir: &Path, suite: &str, more: &[&str]) -> Command {
     let file = dir.join("suite.toml");
     std::fs::write(&file, suite).unwrap();
     let mut command = Command::new(whet());
@@ -49,7 +53,7 @@ fn burnin(dir: &Path, suite: &str, more: &[&str]) -> Command {
         .args(["burnin", "--backend", "cpu", "--blade", "b-test", "--suite"])
         .arg(file)
         .arg("--out")
-        .arg(dir.join("run"))
+        .arg(out)
         .env("WHETSTONE_KEY", dir.join("key.pem"))
         .env("WHETSTONE_KMSG", dir.join("kmsg"))
         .args(more);
@@ -126,7 +130,7 @@ fn wrong_input_starts_nothing_and_says_what_and_where() {
     refused(&mut burnin(dir.path(), "name = 3\n", &[]), "suite.toml:1");
     refused(
         &mut burnin(dir.path(), &SMALL.replace("gpu_gemm", "gpu_gem"), &[]),
-        "suite.toml:14: unknown kind",
+        "suite.toml:15: unknown kind",
     );
     refused(Command::new(whet()).args(["burnin", "--suite", "no-such"]), "quick, standard, soak");
     refused(&mut burnin(dir.path(), SMALL, &["--blade", "../x"]), "--blade");
@@ -199,7 +203,7 @@ fn a_full_disk_is_refused_before_anything_starts() {
         eprintln!("skipped: may not mount a small file system here");
         return;
     }
-    let output = burnin(dir.path(), SMALL, &["--out"]).arg(small.join("run")).output();
+    let output = burnin_into(&small.join("run"), dir.path(), SMALL, &[]).output();
     let unmounted = Command::new("umount").arg(&small).status();
     let output = output.unwrap();
     assert!(unmounted.unwrap().success());
