@@ -125,6 +125,8 @@ impl<'p> Rank<'p> {
                     break;
                 }
                 self.receive.clear(&self.gpu)?;
+                // All start at once: waiting for a rank that is still clearing is not the collective's time.
+                self.plan.barrier.wait();
                 let before = self.gpu.mark()?;
                 self.operation(operation)?;
                 let after = self.gpu.mark()?;

@@ -1,5 +1,6 @@
 //! The exported functions. Each counts time-bound faults, hangs if that is planted, and turns the result into a code.
 
+mod collective;
 mod context;
 mod copy;
 mod device;
