@@ -17,6 +17,12 @@ const MOST_ACCUSED: f64 = 0.25;
 /// An accused value stands apart from its neighbour by at least this many spreads: whatever the probability says,
 /// the last of an even row is not an outlier.
 const LEAST_GAP: f64 = 0.5;
+/// And from the median of its cohort by at least this many: nobody acts on less.
+const LEAST_SPREADS: f64 = 3.0;
+/// A group this many times as wide as the rest is no kind of its own, whose members would be alike, but a number of
+/// single cases. Needs [`SCATTER_SIZE`] members to be told.
+const SCATTER: f64 = 4.0;
+const SCATTER_SIZE: usize = 4;
 
 /// Factor on the level of the test for gaps, set so that even the heaviest healthy noise that is planned for
 /// (lognormal with sigma 1 towards the bad side, 24 devices) stays about the stated rate; see
@@ -65,7 +71,8 @@ pub fn scan(look: &Look<'_>) -> Seen {
         core.sort_by(f64::total_cmp);
         let width = robust::width(&core).max(look.least_width);
         let edge = core[core.len() - 1];
-        if innermost - edge < LEAST_GAP * width || innermost - robust::median_of_sorted(&core) < 2.0 * width {
+        let distance = innermost - robust::median_of_sorted(&core);
+        if innermost - edge < LEAST_GAP * width || distance < LEAST_SPREADS * width {
             continue;
         }
         let Some(tail) = Tail::fit(&core, look.least_width) else { continue };
@@ -80,9 +87,12 @@ pub fn scan(look: &Look<'_>) -> Seen {
         if all_healthy.gap(edge, innermost, k) >= CAUTION * look.level * n_f / (k_f * k_f * (k_f + 1.0)) {
             continue;
         }
-        let distance = innermost - robust::median_of_sorted(&core);
         let far = distance >= FAR * look.center && width <= PRECISE * look.center;
-        if k > most_accused(n, far, look) {
+        let mut group: Vec<f64> = candidates.iter().map(|&i| look.core[i]).collect();
+        group.sort_by(f64::total_cmp);
+        let scattered = k >= SCATTER_SIZE && robust::width(&group) >= SCATTER * width;
+        let most = if scattered { (MOST_ACCUSED * n as f64) as usize } else { most_accused(n, far, look) };
+        if k > most {
             second_kind.get_or_insert((k, distance));
             continue;
         }

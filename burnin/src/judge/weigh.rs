@@ -67,7 +67,7 @@ pub fn weigh(group: &Group<'_>, level: f64, fpr: f64, seed: u64) -> Weighed {
     let siblings = Siblings::of(&blades, &worse, &smooth, step);
     let typical = typical_size(&blades);
     // With three blades the two others cannot say how much blades differ.
-    let whole_blades = blades.len() > super::LEAST_BLADES || typical == 1.0;
+    let whole_blades = blades.len() > super::LEAST_BLADES;
     let has_devices = siblings.blades >= super::LEAST_BLADES;
     if whole_blades && has_devices {
         weighed.device_level = level * DEVICE_PART;
