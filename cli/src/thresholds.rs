@@ -1,6 +1,7 @@
 //! `whet thresholds`: show what readings are held against, and find slips in threshold files, ours or others'.
 
-use std::io::{Read, Write};
+use std::fmt::Write as _;
+use std::io::{Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -8,12 +9,13 @@ use anyhow::Context;
 use serde_json::json;
 use whetstone_model::threshold::import::{self, Limit};
 use whetstone_model::threshold::lint::{self, Issue};
-use whetstone_model::threshold::{Profile, Role, Table, Threshold};
+use whetstone_model::threshold::{Profile, Provenance, Role, Table, Threshold};
 
 /// Longest file that is read, bytes; the parser has the same bound.
 const MAX_FILE_BYTES: u64 = 4 << 20;
-/// Files examined together at most.
+/// Files, and limits of all files, that are examined together at most: every limit is compared with its neighbours.
 const MAX_FILES: usize = 100;
+const MAX_LIMITS: usize = 20_000;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -68,6 +70,14 @@ fn read(path: &Path) -> anyhow::Result<String> {
     })
 }
 
+/// Writes the whole answer; a reader that has seen enough (`| head`) is no error.
+fn print(text: &str) -> anyhow::Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
 fn built_in() -> anyhow::Result<Table> {
     Table::built_in().context("built-in thresholds")
 }
@@ -89,6 +99,9 @@ fn lint_files(files: &[PathBuf], as_json: bool) -> anyhow::Result<ExitCode> {
             ours.extend(read.limits.iter().cloned());
         }
         limits.extend(read.limits);
+        if limits.len() > MAX_LIMITS {
+            return Err(crate::input_error(format!("{name}: more than {MAX_LIMITS} limits at once")));
+        }
         skipped += read.skipped;
         names.push(name);
     }
@@ -99,7 +112,7 @@ fn lint_files(files: &[PathBuf], as_json: bool) -> anyhow::Result<ExitCode> {
     }
     let mut issues = lint::lint(&limits, &table);
     issues.extend(lint::unknown_metrics(&ours));
-    let mut out = std::io::stdout().lock();
+    let mut out = String::new();
     if as_json {
         let document = json!({
             "schema": "whetstone.thresholds.lint/1",
@@ -117,6 +130,7 @@ fn lint_files(files: &[PathBuf], as_json: bool) -> anyhow::Result<ExitCode> {
             if issues.is_empty() { "no issue".to_owned() } else { format!("{} issues", issues.len()) };
         writeln!(out, "{count} in {} limits of {}", limits.len(), names.join(", "))?;
     }
+    print(&out)?;
     Ok(ExitCode::from(if issues.is_empty() { 0 } else { 10 }))
 }
 
@@ -142,7 +156,7 @@ fn show(sku: Option<&str>, file: Option<&Path>, as_json: bool) -> anyhow::Result
             crate::input_error(format!("unknown sku {sku:?}; known: {}", known.join(", ")))
         })?],
     };
-    let mut out = std::io::stdout().lock();
+    let mut out = String::new();
     if as_json {
         let document = json!({
             "schema": "whetstone.thresholds/1",
@@ -150,6 +164,7 @@ fn show(sku: Option<&str>, file: Option<&Path>, as_json: bool) -> anyhow::Result
             "generic": table.generic,
         });
         writeln!(out, "{}", serde_json::to_string_pretty(&document)?)?;
+        print(&out)?;
         return Ok(ExitCode::SUCCESS);
     }
     for profile in profiles {
@@ -170,37 +185,36 @@ fn show(sku: Option<&str>, file: Option<&Path>, as_json: bool) -> anyhow::Result
         writeln!(out, "generic: every GPU and every machine")?;
         rows(&mut out, &table.generic)?;
     }
+    print(&out)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn rows(out: &mut impl Write, thresholds: &[Threshold]) -> std::io::Result<()> {
+/// One row per threshold; FROM says which source speaks for which number, the sources are listed below.
+fn rows(out: &mut String, thresholds: &[Threshold]) -> std::fmt::Result {
     let number = |value: Option<f64>| value.map_or("-".to_owned(), |v| v.to_string());
     writeln!(
         out,
         "  {:<30} {:>8} {:>8} {:>8} {:>8}  {:<9} {:<7} FROM",
         "METRIC", "WARN", "FAIL", "TYPICAL", "LIMIT", "UNIT", "BETTER"
     )?;
+    let mut sources: Vec<&Provenance> = Vec::new();
     for t in thresholds {
-        let judged = if t.unknown { "unknown: measured, not judged; " } else { "" };
-        // Each source once, with the numbers that it speaks for.
-        let mut sources: Vec<(String, Vec<&str>)> = Vec::new();
-        for source in &t.sources {
-            let of = source.of.iter().map(|r| r.as_str());
-            let text = format!("{} ({}, {})", source.name, source.kind.as_str(), source.date);
-            match sources.iter_mut().find(|(known, _)| *known == text) {
-                Some((_, roles)) => roles.extend(of),
-                None => sources.push((text, of.collect())),
-            }
+        let mut from: Vec<String> = Vec::new();
+        if t.unknown {
+            from.push("unknown: measured, not judged".to_owned());
         }
-        let sources: Vec<String> = sources
-            .into_iter()
-            .map(
-                |(text, roles)| if roles.is_empty() { text } else { format!("{}: {text}", roles.join(", ")) },
-            )
-            .collect();
+        for source in &t.sources {
+            let same = |s: &&Provenance| (&s.name, &s.date) == (&source.name, &source.date);
+            let place = sources.iter().position(same).unwrap_or_else(|| {
+                sources.push(source);
+                sources.len() - 1
+            });
+            let of: Vec<&str> = source.of.iter().map(|r| r.as_str()).collect();
+            from.push(format!("{} [{}]", of.join(", "), place + 1).trim_start().to_owned());
+        }
         writeln!(
             out,
-            "  {:<30} {:>8} {:>8} {:>8} {:>8}  {:<9} {:<7} {judged}{}",
+            "  {:<30} {:>8} {:>8} {:>8} {:>8}  {:<9} {:<7} {}",
             t.metric,
             number(t.value(Role::Warn)),
             number(t.value(Role::Fail)),
@@ -208,8 +222,11 @@ fn rows(out: &mut impl Write, thresholds: &[Threshold]) -> std::io::Result<()> {
             number(t.value(Role::HardwareLimit)),
             t.unit.as_str(),
             t.better.as_str(),
-            sources.join("; "),
+            from.join(", "),
         )?;
+    }
+    for (i, source) in sources.iter().enumerate() {
+        writeln!(out, "  [{}] {} ({}, {})", i + 1, source.name, source.kind.as_str(), source.date)?;
     }
     Ok(())
 }

@@ -15,7 +15,7 @@ use super::parse::MAX_FILE_BYTES;
 use super::{Better, Profile, Provenance, Role, Table, Threshold, ThresholdError, metric};
 
 /// Rows of one file at most.
-pub const MAX_ROWS: usize = 100_000;
+pub const MAX_ROWS: usize = 10_000;
 /// Longest line of a table, bytes.
 pub const MAX_LINE: usize = 16 << 10;
 

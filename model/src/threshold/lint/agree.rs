@@ -96,13 +96,10 @@ pub(super) fn same_limit(bench: &Bench<'_>) -> Vec<Issue> {
     let mut issues = Vec::new();
     for grave in fails() {
         let Some(mild_name) = milder(&grave.metric) else { continue };
-        let twin = fails().find(|l| {
-            l.metric == mild_name
-                && l.sku == grave.sku
-                && l.source == grave.source
-                && l.value_in(&grave.measure) == Some(grave.value)
-        });
-        let Some(mild) = twin else { continue };
+        let milder =
+            bench.own_index.get(&(grave.sku.as_str(), mild_name.as_str(), Role::Fail)).into_iter().flatten();
+        let same = |l: &&&Limit| l.source == grave.source && l.value_in(&grave.measure) == Some(grave.value);
+        let Some(mild) = milder.copied().find(|l| same(&l)) else { continue };
         let message = format!(
             "{}: {} for uncorrected errors too, the limit of {mild_name}; an uncorrected error has already lost data",
             whose(grave),

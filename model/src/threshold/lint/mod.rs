@@ -8,7 +8,7 @@ mod order;
 mod outlier;
 mod reach;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -94,21 +94,42 @@ struct Bench<'a> {
     /// Limits of our own table: neighbours for a file that has too few of its own, never examined here.
     reference: &'a [Limit],
     table: &'a Table,
+    /// The limits of both by SKU, metric and purpose.
+    own_index: Index<'a>,
+    reference_index: Index<'a>,
+}
+
+type Index<'a> = BTreeMap<(&'a str, &'a str, Role), Vec<&'a Limit>>;
+
+fn index(limits: &[Limit]) -> Index<'_> {
+    let mut index: Index<'_> = BTreeMap::new();
+    for limit in limits {
+        index.entry((&limit.sku, &limit.metric, limit.role)).or_default().push(limit);
+    }
+    index
 }
 
 /// Examines limits, from one file or from several that should agree. `table` (the built-in one) lends hardware
 /// limits and neighbours.
 pub fn lint(limits: &[Limit], table: &Table) -> Vec<Issue> {
     let reference = import::of_table(table);
-    let bench = Bench { limits, reference: &reference, table };
+    let bench = Bench {
+        limits,
+        reference: &reference,
+        table,
+        own_index: index(limits),
+        reference_index: index(&reference),
+    };
     let slips = outlier::unit_slips(&bench);
-    let slipped = |l: &Limit| slips.iter().any(|i| (i.file.as_str(), i.line) == (l.file.as_str(), l.line));
+    let slipped: BTreeSet<(&str, usize)> = slips.iter().map(|i| (i.file.as_str(), i.line)).collect();
+    let slipped = |l: &Limit| slipped.contains(&(l.file.as_str(), l.line));
     let sound: Vec<&Limit> = limits.iter().filter(|l| !slipped(l)).collect();
     let same = agree::same_limit(&bench);
     let mut issues = reach::above_hardware(&bench);
     // A limit shared with milder errors is the graver thing to say of the same number.
-    let said = |i: &Issue| same.iter().any(|s| (&s.file, s.line, &s.metric) == (&i.file, i.line, &i.metric));
-    issues.extend(reach::never_fails(&bench).into_iter().filter(|i| !said(i)));
+    let said: BTreeSet<_> = same.iter().map(|i| (i.file.clone(), i.line, i.metric.clone())).collect();
+    let unsaid = |i: &Issue| !said.contains(&(i.file.clone(), i.line, i.metric.clone()));
+    issues.extend(reach::never_fails(&bench).into_iter().filter(unsaid));
     issues.extend(reach::below_spec(&bench));
     issues.extend(order::warnings(&bench));
     issues.extend(agree::contradictions(&bench));
@@ -212,35 +233,27 @@ fn by_sku_and_metric<'a>(limits: &'a [Limit]) -> BTreeMap<(&'a str, &'a str), Ve
     groups
 }
 
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => None,
-        n if n % 2 == 1 => Some(values[middle]),
-        _ => Some((values[middle - 1] + values[middle]) / 2.0),
-    }
-}
-
-impl<'a> Bench<'a> {
+impl Bench<'_> {
     /// What the hardware of a limit's SKU can do in its metric: said in the same files, else in our table. The
     /// highest, where several are said.
-    fn hardware_limit(&self, limit: &Limit) -> Option<&'a Limit> {
-        let own = self
-            .limits
-            .iter()
-            .filter(|l| l.role == Role::HardwareLimit && l.sku == limit.sku && l.metric == limit.metric);
+    fn hardware_limit<'s>(&'s self, limit: &'s Limit) -> Option<&'s Limit> {
+        let own = self.own(limit, Role::HardwareLimit).iter().copied();
         own.max_by(|a, b| a.value.total_cmp(&b.value))
             .or_else(|| self.reference_value(limit, Role::HardwareLimit))
     }
 
+    /// Limits of the same SKU and metric for another purpose, in the examined files.
+    fn own<'s>(&'s self, limit: &'s Limit, role: Role) -> &'s [&'s Limit] {
+        self.own_index.get(&(limit.sku.as_str(), limit.metric.as_str(), role)).map_or(&[], Vec::as_slice)
+    }
+
     /// A number of our own table for a limit's SKU or chip.
-    fn reference_value(&self, limit: &Limit, role: Role) -> Option<&'a Limit> {
+    fn reference_value<'s>(&'s self, limit: &'s Limit, role: Role) -> Option<&'s Limit> {
         let sku = match self.table.profile(&limit.sku) {
             Some(profile) => profile.sku.as_str(),
             None => limit.chip()?.profile()?,
         };
-        self.reference.iter().find(|l| l.sku == sku && l.metric == limit.metric && l.role == role)
+        self.reference_index.get(&(sku, limit.metric.as_str(), role))?.first().copied()
     }
 }
 

@@ -1,11 +1,12 @@
 //! Limits that are far from those of sister SKUs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::super::chip::Chip;
 use super::super::import::{Limit, Measure};
 use super::super::judge::number;
 use super::super::{Better, Role};
-use super::{Bench, Code, Issue, issue, median, shown, whose};
+use super::{Bench, Code, Issue, issue, shown, whose};
 
 /// A limit this factor from its neighbours is not a choice any more. Sister SKUs scaled by their size differ by
 /// less than 3 in every table that we have looked at; the usual slips are 8, 10, 60, 1000, 1024 and 3600.
@@ -17,40 +18,51 @@ const SLIP_UNSCALED: f64 = 20.0;
 /// Limits of one chip for one test that differ by more are hardly of the same test.
 const SPREAD: f64 = 1.6;
 
-/// How the sizes of SKUs compare.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Scale {
-    Hardware,
-    Power,
-}
-
 pub(super) fn unit_slips(bench: &Bench<'_>) -> Vec<Issue> {
-    let mut pools: BTreeMap<(&str, Better), Vec<&Limit>> = BTreeMap::new();
+    let mut pools: BTreeMap<(&str, Better, Role), Vec<&Limit>> = BTreeMap::new();
     // Lanes and generations are whole numbers with a right answer (see `below_spec`), not sizes.
     let sized = |l: &&Limit| l.value > 0.0 && matches!(l.measure, Measure::Unit(_));
     for limit in bench.limits.iter().filter(|l| matches!(l.role, Role::Fail | Role::Warn)).filter(sized) {
-        pools.entry((&limit.metric, limit.better)).or_default().push(limit);
+        pools.entry((&limit.metric, limit.better, limit.role)).or_default().push(limit);
     }
     let sizes = Sizes::new(bench);
     let mut issues = Vec::new();
-    for ((metric, _), own) in &pools {
+    for ((metric, _, role), own) in &pools {
         let reference =
-            bench.reference.iter().filter(|l| l.metric == *metric && l.role == Role::Fail && l.value > 0.0);
+            bench.reference.iter().filter(|l| l.metric == *metric && l.role == *role).filter(sized);
         let pool: Vec<&Limit> = own.iter().copied().chain(reference).collect();
-        for limit in own {
-            issues.extend(foreign_unit(limit, &pool).or_else(|| slip(limit, &pool, &sizes)));
+        let classes = by_dimension(&pool);
+        let examined: BTreeSet<*const Limit> = own.iter().map(|l| std::ptr::from_ref(*l)).collect();
+        for class in &classes {
+            // The examined limits come first in the pool, and so in each class of it.
+            let examined = class.iter().filter(|l| examined.contains(&std::ptr::from_ref(**l))).count();
+            let others = pool.len() - class.len();
+            if others > class.len() {
+                let stranger = |l: &&Limit| l.value_in(&class[0].measure).is_none();
+                let others: Vec<&Limit> = pool.iter().copied().filter(stranger).collect();
+                issues.extend(class[..examined].iter().map(|l| foreign_unit(l, &others)));
+            } else {
+                issues.extend(slips(class, examined, &sizes));
+            }
         }
     }
     issues
 }
 
-/// A unit that measures another thing than most of the neighbours' units do.
-fn foreign_unit(limit: &Limit, pool: &[&Limit]) -> Option<Issue> {
-    let others: Vec<&Limit> = pool.iter().copied().filter(|l| l.value_in(&limit.measure).is_none()).collect();
-    let alike = pool.len() - others.len();
-    if others.len() <= alike {
-        return None;
+/// The limits by what their units measure.
+fn by_dimension<'a>(pool: &[&'a Limit]) -> Vec<Vec<&'a Limit>> {
+    let mut classes: Vec<Vec<&Limit>> = Vec::new();
+    for limit in pool {
+        match classes.iter_mut().find(|class| limit.value_in(&class[0].measure).is_some()) {
+            Some(class) => class.push(limit),
+            None => classes.push(vec![limit]),
+        }
     }
+    classes
+}
+
+/// A unit that measures another thing than most of the neighbours' units do.
+fn foreign_unit(limit: &Limit, others: &[&Limit]) -> Issue {
     let message = format!(
         "{} is in {}, while {} neighbours are in {}",
         whose(limit),
@@ -58,21 +70,97 @@ fn foreign_unit(limit: &Limit, pool: &[&Limit]) -> Option<Issue> {
         others.len(),
         others[0].measure.as_str()
     );
-    Some(issue(limit, Code::UnitSlip, message, &others))
+    issue(limit, Code::UnitSlip, message, others)
 }
 
-fn slip(limit: &Limit, pool: &[&Limit], sizes: &Sizes<'_>) -> Option<Issue> {
-    let others: Vec<&Limit> = pool
+/// Limits that compare, with what is needed of each.
+struct Entry<'a> {
+    limit: &'a Limit,
+    /// In one unit for all.
+    value: f64,
+    hardware: Option<f64>,
+    power: Option<f64>,
+}
+
+/// A set of entries with its sorted values, so that each entry is compared in little time.
+#[derive(Default)]
+struct Group {
+    members: Vec<usize>,
+    raw: Vec<f64>,
+    /// Divided by size; empty if the size of any member is not known.
+    hardware: Vec<f64>,
+    power: Vec<f64>,
+}
+
+impl Group {
+    fn new(members: Vec<usize>, entries: &[Entry<'_>]) -> Group {
+        let sorted = |value: &dyn Fn(&Entry<'_>) -> Option<f64>| {
+            let values: Option<Vec<f64>> = members.iter().map(|i| value(&entries[*i])).collect();
+            let mut values = values.unwrap_or_default();
+            values.sort_by(f64::total_cmp);
+            values
+        };
+        let raw = sorted(&|e| Some(e.value));
+        let hardware = sorted(&|e| e.hardware.map(|size| e.value / size));
+        let power = sorted(&|e| e.power.map(|size| e.value / size));
+        Group { members, raw, hardware, power }
+    }
+
+    /// `own` against the median of the others.
+    fn ratio(sorted: &[f64], own: f64) -> Option<f64> {
+        let place = sorted.partition_point(|v| v.total_cmp(&own).is_lt());
+        let without = |i: usize| sorted[if i < place { i } else { i + 1 }];
+        let others = sorted.len().checked_sub(1)?;
+        let middle = match others {
+            0 => return None,
+            n if n % 2 == 1 => without(n / 2),
+            n => (without(n / 2 - 1) + without(n / 2)) / 2.0,
+        };
+        (middle > 0.0).then(|| own / middle)
+    }
+}
+
+fn slips(class: &[&Limit], examined: usize, sizes: &Sizes<'_>) -> Vec<Issue> {
+    let entries: Vec<Entry<'_>> = class
         .iter()
-        .copied()
-        .filter(|l| !std::ptr::eq(*l, limit) && l.role == limit.role && l.value_in(&limit.measure).is_some())
-        .filter(|l| (l.file.as_str(), l.line) != (limit.file.as_str(), limit.line))
+        .filter_map(|limit| {
+            let value = limit.value_in(&class[0].measure)?;
+            Some(Entry { limit, value, hardware: sizes.hardware(limit), power: sizes.power(limit) })
+        })
         .collect();
-    let (neighbours, near) = neighbours(limit, &others)?;
-    let raw = ratio(limit, &neighbours, |_| Some(1.0))?;
-    let scaled = [Scale::Hardware, Scale::Power]
-        .into_iter()
-        .find_map(|scale| ratio(limit, &neighbours, |l| sizes.of(l, scale)));
+    let chips: Vec<Option<Chip>> = class.iter().map(|l| l.chip()).collect();
+    let mut of_chip: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    let mut of_generation: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (i, chip) in chips.iter().enumerate().filter_map(|(i, c)| c.map(|c| (i, c))) {
+        of_chip.entry(chip.name).or_default().push(i);
+        of_generation.entry(chip.generation).or_default().push(i);
+    }
+    let groups = |members: BTreeMap<&'static str, Vec<usize>>| -> BTreeMap<&str, Group> {
+        members.into_iter().map(|(name, list)| (name, Group::new(list, &entries))).collect()
+    };
+    let (of_chip, of_generation) = (groups(of_chip), groups(of_generation));
+    let all = Group::new((0..entries.len()).collect(), &entries);
+    let mut issues = Vec::new();
+    for (i, chip) in chips.iter().enumerate().take(examined) {
+        // Of the same chip, else of the same generation, else all; two or three others make a median.
+        let near = chip.and_then(|c| {
+            let groups = [of_chip.get(c.name), of_generation.get(c.generation)];
+            groups.into_iter().flatten().find(|g| g.members.len() > 2)
+        });
+        let far = Some(&all).filter(|g| near.is_none() && g.members.len() > 3);
+        if let Some(group) = near.or(far) {
+            issues.extend(slip(i, &entries, group, near.is_some()));
+        }
+    }
+    issues
+}
+
+fn slip(own: usize, entries: &[Entry<'_>], group: &Group, near: bool) -> Option<Issue> {
+    let entry = &entries[own];
+    let limit = entry.limit;
+    let raw = Group::ratio(&group.raw, entry.value)?;
+    let by_size = |sorted: &[f64], size: Option<f64>| Group::ratio(sorted, entry.value / size?);
+    let scaled = by_size(&group.hardware, entry.hardware).or_else(|| by_size(&group.power, entry.power));
     let away = |r: f64, needed: f64| match r {
         r if r >= needed => 1,
         r if r <= 1.0 / needed => -1,
@@ -90,42 +178,17 @@ fn slip(limit: &Limit, pool: &[&Limit], sizes: &Sizes<'_>) -> Option<Issue> {
         return None;
     }
     let (factor, side) = if raw < 1.0 { (1.0 / raw, "below") } else { (raw, "above") };
-    let middle = median(neighbours.iter().filter_map(|l| l.value_in(&limit.measure)).collect())?;
     let message = format!(
         "{}: {} is a factor {} {side} its neighbours (median {} {})",
         whose(limit),
         shown(limit),
         number((factor * 10.0).round() / 10.0),
-        number(middle),
+        number(limit.value / raw),
         limit.measure.as_str(),
     );
-    Some(issue(limit, Code::UnitSlip, message, &neighbours))
-}
-
-/// The limits to compare with: of the same chip, else of the same generation, else all. True = same generation.
-fn neighbours<'a>(limit: &Limit, others: &[&'a Limit]) -> Option<(Vec<&'a Limit>, bool)> {
-    let chip = limit.chip();
-    let with = |same: &dyn Fn(&Limit) -> bool| others.iter().copied().filter(|l| same(l)).collect::<Vec<_>>();
-    if let Some(chip) = chip {
-        for group in [
-            with(&|l| l.chip().is_some_and(|c| c.name == chip.name)),
-            with(&|l| l.chip().is_some_and(|c| c.generation == chip.generation)),
-        ] {
-            if group.len() >= 2 {
-                return Some((group, true));
-            }
-        }
-    }
-    (others.len() >= 3).then(|| (others.to_vec(), false))
-}
-
-/// The limit against the median of its neighbours, each divided by its size.
-fn ratio(limit: &Limit, neighbours: &[&Limit], size: impl Fn(&Limit) -> Option<f64>) -> Option<f64> {
-    let own = limit.value / size(limit)?;
-    let others: Option<Vec<f64>> =
-        neighbours.iter().map(|l| Some(l.value_in(&limit.measure)? / size(l)?)).collect();
-    let middle = median(others?)?;
-    (middle > 0.0).then(|| own / middle)
+    let others = group.members.iter().filter(|i| **i != own).map(|i| entries[*i].limit);
+    let others: Vec<&Limit> = others.take(super::MAX_NEIGHBOURS).collect();
+    Some(issue(limit, Code::UnitSlip, message, &others))
 }
 
 /// How big the SKUs are, as the files say it.
@@ -152,11 +215,12 @@ impl<'a> Sizes<'a> {
         sizes
     }
 
-    fn of(&self, limit: &Limit, scale: Scale) -> Option<f64> {
-        match scale {
-            Scale::Hardware => self.by_sku.get(&(limit.sku.as_str(), limit.metric.as_str())).copied(),
-            Scale::Power => self.power.get(&(limit.sku.as_str(), limit.product.as_str())).copied(),
-        }
+    fn hardware(&self, limit: &Limit) -> Option<f64> {
+        self.by_sku.get(&(limit.sku.as_str(), limit.metric.as_str())).copied()
+    }
+
+    fn power(&self, limit: &Limit) -> Option<f64> {
+        self.power.get(&(limit.sku.as_str(), limit.product.as_str())).copied()
     }
 }
 

@@ -101,14 +101,16 @@ pub(super) fn below_spec(bench: &Bench<'_>) -> Vec<Issue> {
     let mut said: BTreeSet<(&str, &str, &str, u64)> = BTreeSet::new();
     let mut issues = Vec::new();
     for limit in pass_marks(bench) {
+        if !matches!(limit.metric.as_str(), "pcie.generation" | "pcie.width") {
+            continue;
+        }
         let Some(profile) = limit.chip().and_then(|c| c.profile()).and_then(|sku| bench.table.profile(sku))
         else {
             continue;
         };
         let (expected, what) = match limit.metric.as_str() {
             "pcie.generation" => (profile.expected.pcie_generation, "generation"),
-            "pcie.width" => (profile.expected.pcie_width, "width"),
-            _ => continue,
+            _ => (profile.expected.pcie_width, "width"),
         };
         let Some(expected) = expected.filter(|e| limit.value < f64::from(*e)) else { continue };
         if said.insert((&limit.sku, &limit.product, &limit.metric, limit.value.to_bits())) {

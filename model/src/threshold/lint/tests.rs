@@ -211,6 +211,8 @@ fn import_errors_name_the_line() {
         assert_eq!(error.line, line, "{error}");
         assert!(error.what.contains(says), "{error}");
     }
+    let many = format!("{head}{}", "x\tm\t1\tW\tfail\n".repeat(10_001));
+    assert_eq!(read("x.tsv", &many).unwrap_err().line, 10_002);
     let thousands = format!("{head}x\tm\t1,905,000\tMB/s\tfloor\n");
     assert_eq!(read("x.tsv", &thousands).unwrap().limits[0].value, 1_905_000.0);
     let toml = "[[limit]]\nsku = \"x\"\nmetric = \"m\"\nvalue = 1\nunit = \"W\"\nkind = \"fail\"\n";
