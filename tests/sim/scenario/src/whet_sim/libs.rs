@@ -17,6 +17,11 @@ const LIBRARIES: [(&str, &str, &[&str]); 3] = [
     ("whetstone-sim-nccl", "libwhetstone_sim_nccl.so", &["libnccl.so.2", "libnccl.so"]),
 ];
 
+/// The names that are loaded.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    LIBRARIES.iter().filter_map(|(.., names)| names.first().copied())
+}
+
 #[derive(clap::Args)]
 pub struct Args {
     /// Where to put them

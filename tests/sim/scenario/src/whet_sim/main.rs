@@ -3,16 +3,19 @@
 //! Exit codes are `whet`'s: 0 fine, 2 wrong usage or input (nothing was written), 10 the demonstration missed a fault
 //! or accused a healthy device, 1 anything else.
 
+mod demo;
 mod libs;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use whetstone_scenario::{BladeScenario, home};
+use whetstone_scenario::{BladeScenario, home, tranche};
 
 /// Largest scenario file that is read.
 const MAX_SCENARIO_BYTES: u64 = 1 << 20;
+/// Memory of each GPU of a tranche that can be written, MiB: 128 GPUs are tested in minutes on two cores.
+const TRANCHE_HBM_MIB: u64 = 16;
 
 #[derive(Parser)]
 #[command(name = "whet-sim", version, about = "Simulated blades for Whetstone", max_term_width = 110)]
@@ -32,6 +35,20 @@ enum Verb {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Make the directories of a tranche with faults planted from a seed, and planted.json
+    Tranche {
+        #[arg(long, default_value_t = 7)]
+        seed: u64,
+        #[arg(long, default_value_t = 16)]
+        blades: usize,
+        #[arg(long, default_value = "h100")]
+        sku: String,
+        /// Directory to make; must not exist or be empty
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Burn in this machine, then a simulated tranche, and compare what was found with what was planted
+    Demo(demo::Args),
     /// Build the simulated libraries and put them where a loader finds them
     Libs(libs::Args),
 }
@@ -55,6 +72,8 @@ fn input_error(what: impl std::fmt::Display) -> anyhow::Error {
 fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Blade { scenario, out } => blade(&scenario, &out),
+        Verb::Tranche { seed, blades, sku, out } => tranche(seed, blades, sku, &out),
+        Verb::Demo(args) => demo::run(&args),
         Verb::Libs(args) => libs::run(&args),
     };
     result.unwrap_or_else(|error| {
@@ -68,6 +87,19 @@ fn blade(scenario: &Path, out: &Path) -> anyhow::Result<ExitCode> {
     home::make(&blade, out).map_err(|e| input_error(format!("{}: {e}", out.display())))?;
     println!("{}: {} with {} GPUs in {}", blade.name, blade.sku.name, blade.gpus.len(), out.display());
     println!("{}", libs::environment(out));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn tranche(seed: u64, blades: usize, sku: String, out: &Path) -> anyhow::Result<ExitCode> {
+    let plan = tranche::Plan { seed, blades, sku, hbm_backed_mib: TRANCHE_HBM_MIB };
+    let made = tranche::plan(&plan).map_err(|e| input_error(e.what))?;
+    let planted =
+        tranche::write(seed, &made, out).map_err(|e| input_error(format!("{}: {e}", out.display())))?;
+    for blade in planted.blades {
+        let faults: Vec<String> =
+            blade.faults.iter().map(|f| format!("{} {}", f.device, f.fault.kind())).collect();
+        println!("{}  {}", blade.blade, faults.join(", "));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
