@@ -47,20 +47,20 @@ pub struct Device {
     pub held: AtomicU64,
     /// Bit i: memory of device i may be reached from kernels here.
     pub peers: AtomicU64,
-    /// When the default stream is free, ns.
+
     pub default_stream: Stream,
 }
 
 pub struct Stream {
     pub device: usize,
     /// Virtual time at which all that was put into it is done.
-    pub done_ns: AtomicU64,
+    pub done_ps: AtomicU64,
 }
 
 pub struct Event {
     pub device: usize,
     /// 0 = never recorded.
-    pub at_ns: AtomicU64,
+    pub at_ps: AtomicU64,
 }
 
 pub struct Module {
@@ -103,7 +103,7 @@ fn start() -> Result<Driver> {
     if devices.is_empty() {
         return Err(Error::NO_DEVICE);
     }
-    let now = sim.gpus().map(|gpu| gpu.virtual_ns()).max().unwrap_or(0).max(1);
+    let now = sim.gpus().map(|gpu| gpu.virtual_ns()).max().unwrap_or(0).max(1) * 1000;
     Ok(Driver {
         sim,
         devices,
@@ -139,7 +139,7 @@ impl Device {
             tiles: gpu.faults().iter().map(|_| AtomicU32::new(0)).collect(),
             held: AtomicU64::new(0),
             peers: AtomicU64::new(0),
-            default_stream: Stream { device: gpu.index, done_ns: AtomicU64::new(0) },
+            default_stream: Stream { device: gpu.index, done_ps: AtomicU64::new(0) },
         }
     }
 

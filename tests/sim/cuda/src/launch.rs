@@ -10,11 +10,12 @@ use crate::handles::lock;
 use crate::runtime::{self, Arguments, Broken, Dim, FORMATS, Launch};
 use crate::timeline::Engine;
 
-/// Virtual time of a launch beside its work, ns: what an empty kernel takes on such GPUs.
-const LAUNCH_NS: f64 = 2_500.0;
-/// Same for a copy between host and GPU, and between GPUs.
-const HOST_COPY_NS: f64 = 1_800.0;
-const PEER_COPY_NS: f64 = 1_300.0;
+/// Virtual time of a launch beside its work, ns. On hardware it is some 2,500, beside milliseconds of work; simulated
+/// launches are scaled down to microseconds, in which that would drown what is measured.
+const LAUNCH_NS: f64 = 1.0;
+/// Of a copy between host and GPU, and between GPUs: about what small copies take.
+const HOST_COPY_NS: f64 = 1_200.0;
+const PEER_COPY_NS: f64 = 800.0;
 /// Threads per block and dynamic shared memory that every device here takes.
 pub const MAX_THREADS: u64 = 1024;
 pub const MAX_SHARED: u32 = 48 * 1024;
@@ -74,7 +75,7 @@ pub fn kernel(
     let speed = device.sm_speed.get_or_init(|| (0..sms).map(|sm| 1.0 / gpu.sm_time(sm)).collect());
     let faults = sm_faults(device, gpu, &function.name);
     let engines = [(device.index, Engine::Compute)];
-    let start_ns = driver.timeline.earliest(&engines, stream.done_ns.load(Acquire));
+    let start = driver.timeline.earliest(&engines, stream.done_ps.load(Acquire));
     let (mma_rate, fma_rate) = rates(gpu);
     let hbm_per_ns = gpu.hbm_bytes_per_s() / 1e9;
     let capability = gpu.sku().compute_capability;
@@ -84,7 +85,7 @@ pub fn kernel(
         sm_count: sms,
         fault_count: faults.len() as u32,
         faults: faults.as_ptr(),
-        start_ns,
+        start_ns: start / 1000,
         mma_rate,
         fma_rate,
         byte_rate: hbm_per_ns / f64::from(sms),
@@ -103,7 +104,7 @@ pub fn kernel(
     let slowest = total.sm_ns.iter().copied().fold(0.0, f64::max);
     let ns = LAUNCH_NS + slowest.max(total.bytes as f64 / hbm_per_ns);
     let work = Work { intensity, flops: total.ops, hbm_bytes: total.bytes, ..Work::default() };
-    book(driver, gpu, stream, &engines, start_ns, ns, work);
+    book(driver, gpu, stream, &engines, start, ns, work);
     Ok(())
 }
 
@@ -150,21 +151,21 @@ fn sm_faults(device: &Device, gpu: Gpu<'_>, kernel: &str) -> Vec<runtime::Fault>
     faults.collect()
 }
 
-/// Enters work into virtual time and the shared state.
+/// Enters work that took `ns` from `start` (ps) on into virtual time and the shared state.
 fn book(
     driver: &Driver,
     gpu: Gpu<'_>,
     stream: &Stream,
     engines: &[(usize, Engine)],
-    start_ns: u64,
+    start: u64,
     ns: f64,
     work: Work,
 ) {
-    let end = start_ns + ns as u64;
+    let end = start + (ns * 1e3) as u64;
     driver.timeline.occupy(engines, end);
-    stream.done_ns.fetch_max(end, AcqRel);
+    stream.done_ps.fetch_max(end, AcqRel);
     // The device's own clock shows the end of all work so far.
-    gpu.work(Work { virtual_ns: end.saturating_sub(gpu.virtual_ns()), ..work });
+    gpu.work(Work { virtual_ns: (end / 1000).saturating_sub(gpu.virtual_ns()), ..work });
 }
 
 /// Where bytes go.
@@ -242,8 +243,8 @@ pub fn copy(driver: &Driver, stream: &Stream, to: Place, from: Place, bytes: u64
     if let Some(device) = to_device {
         driver.apply_bad_cells(device, false);
     }
-    let start_ns = driver.timeline.earliest(&engines, stream.done_ns.load(Acquire));
-    book(driver, gpu, stream, &engines, start_ns, ns, work);
+    let start = driver.timeline.earliest(&engines, stream.done_ps.load(Acquire));
+    book(driver, gpu, stream, &engines, start, ns, work);
     Ok(())
 }
 
@@ -269,14 +270,14 @@ pub fn set(driver: &Driver, stream: &Stream, address: u64, value: u32, size: u64
     driver.apply_bad_cells(device, false);
     let gpu = driver.gpu(device.index)?;
     let engines = [(device.index, Engine::Compute)];
-    let start_ns = driver.timeline.earliest(&engines, stream.done_ns.load(Acquire));
+    let start = driver.timeline.earliest(&engines, stream.done_ps.load(Acquire));
     let ns = LAUNCH_NS + bytes as f64 / gpu.hbm_bytes_per_s() * 1e9;
     book(
         driver,
         gpu,
         stream,
         &engines,
-        start_ns,
+        start,
         ns,
         Work { intensity: 0.35, hbm_bytes: bytes, ..Work::default() },
     );

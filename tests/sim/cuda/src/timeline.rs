@@ -1,4 +1,4 @@
-//! Virtual time. One clock for the process; each GPU has engines that do one thing at a time.
+//! Virtual time, in picoseconds: simulated launches are short, and a slow GPU is a few percent of them. One clock for the process; each GPU has engines that do one thing at a time.
 //!
 //! An operation starts when the host has issued it, its stream is free and its engines are free; it lasts as long as
 //! its work would on the SKU. So copies in both directions overlap, and two kernels do not.
@@ -22,7 +22,7 @@ pub enum Engine {
 const ENGINES: usize = 5;
 
 struct Times {
-    /// What the host has waited for so far, ns.
+    /// What the host has waited for so far.
     host: u64,
     free_at: [[u64; ENGINES]; MAX_GPUS],
 }
@@ -30,12 +30,17 @@ struct Times {
 pub struct Timeline(Mutex<Times>);
 
 impl Timeline {
-    pub fn starting_at(ns: u64) -> Timeline {
-        Timeline(Mutex::new(Times { host: ns, free_at: [[0; ENGINES]; MAX_GPUS] }))
+    pub fn starting_at(ps: u64) -> Timeline {
+        Timeline(Mutex::new(Times { host: ps, free_at: [[0; ENGINES]; MAX_GPUS] }))
     }
 
     pub fn host(&self) -> u64 {
         lock(&self.0).host
+    }
+
+    /// When all engines of a GPU are free.
+    pub fn last(&self, gpu: usize) -> u64 {
+        lock(&self.0).free_at[gpu].iter().copied().max().unwrap_or(0)
     }
 
     /// The host has waited until then.

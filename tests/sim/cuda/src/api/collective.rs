@@ -12,9 +12,9 @@ pub unsafe extern "C" fn whetstone_sim_collective(stream: *mut c_void, ns: u64) 
     call("whetstone_sim_collective", None, |driver| {
         let stream = driver.stream(stream)?;
         let engines = [(stream.device, Engine::ToPeer), (stream.device, Engine::FromPeer)];
-        let end = driver.timeline.earliest(&engines, stream.done_ns.load(Acquire)) + ns;
+        let end = driver.timeline.earliest(&engines, stream.done_ps.load(Acquire)) + ns * 1000;
         driver.timeline.occupy(&engines, end);
-        stream.done_ns.fetch_max(end, AcqRel);
+        stream.done_ps.fetch_max(end, AcqRel);
         Ok(())
     })
 }

@@ -68,7 +68,7 @@ pub unsafe extern "C" fn cuCtxGetApiVersion(_context: *mut c_void, version: *mut
 pub unsafe extern "C" fn cuCtxSynchronize() -> u32 {
     call("cuCtxSynchronize", None, |driver| {
         let device = driver.current()?;
-        driver.timeline.wait(driver.gpu(device.index)?.virtual_ns());
+        driver.timeline.wait(driver.timeline.last(device.index));
         Ok(())
     })
 }
@@ -123,7 +123,7 @@ pub unsafe extern "C" fn cuCtxDisablePeerAccess(peer: *mut c_void) -> u32 {
 
 fn new_stream(driver: &Driver, stream: *mut *mut c_void) -> Result<()> {
     let device = driver.current()?.index;
-    put(stream, driver.streams.add(Stream { device, done_ns: AtomicU64::new(0) }))
+    put(stream, driver.streams.add(Stream { device, done_ps: AtomicU64::new(0) }))
 }
 
 #[unsafe(no_mangle)]
@@ -151,7 +151,7 @@ pub unsafe extern "C" fn cuStreamSynchronize(stream: *mut c_void) -> u32 {
     call("cuStreamSynchronize", device, |driver| {
         let stream = driver.stream(stream)?;
         driver.device(stream.device)?;
-        driver.timeline.wait(stream.done_ns.load(Acquire));
+        driver.timeline.wait(stream.done_ps.load(Acquire));
         Ok(())
     })
 }
@@ -170,7 +170,7 @@ pub unsafe extern "C" fn cuStreamWaitEvent(stream: *mut c_void, event: *mut c_vo
     call("cuStreamWaitEvent", None, |driver| {
         let stream = driver.stream(stream)?;
         driver.device(stream.device)?;
-        stream.done_ns.fetch_max(driver.events.get(event)?.at_ns.load(Acquire), AcqRel);
+        stream.done_ps.fetch_max(driver.events.get(event)?.at_ps.load(Acquire), AcqRel);
         Ok(())
     })
 }

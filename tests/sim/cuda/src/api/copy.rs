@@ -13,7 +13,7 @@ fn go(driver: &Driver, stream: *mut c_void, wait: bool, to: Place, from: Place, 
     let stream = driver.stream(stream)?;
     copy(driver, &stream, to, from, bytes as u64)?;
     if wait {
-        driver.timeline.wait(stream.done_ns.load(Acquire));
+        driver.timeline.wait(stream.done_ps.load(Acquire));
     }
     Ok(())
 }
@@ -140,7 +140,7 @@ fn fill(
     driver.device(stream.device)?;
     set(driver, &stream, to, value, size, count as u64)?;
     if wait {
-        driver.timeline.wait(stream.done_ns.load(Acquire));
+        driver.timeline.wait(stream.done_ps.load(Acquire));
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 pub unsafe extern "C" fn cuEventCreate(event: *mut *mut c_void, _flags: u32) -> u32 {
     call("cuEventCreate", None, |driver| {
         let device = driver.current()?.index;
-        put(event, driver.events.add(Event { device, at_ns: AtomicU64::new(0) }))
+        put(event, driver.events.add(Event { device, at_ps: AtomicU64::new(0) }))
     })
 }
 
@@ -29,7 +29,7 @@ pub unsafe extern "C" fn cuEventRecord(event: *mut c_void, stream: *mut c_void) 
             return Err(Error::INVALID_HANDLE);
         }
         // What was put into the stream is done then, but not before the host came to record.
-        event.at_ns.store(stream.done_ns.load(Acquire).max(driver.timeline.host()), Release);
+        event.at_ps.store(stream.done_ps.load(Acquire).max(driver.timeline.host()), Release);
         Ok(())
     })
 }
@@ -39,7 +39,7 @@ pub unsafe extern "C" fn cuEventSynchronize(event: *mut c_void) -> u32 {
     call("cuEventSynchronize", None, |driver| {
         let event = driver.events.get(event)?;
         driver.device(event.device)?;
-        driver.timeline.wait(event.at_ns.load(Acquire));
+        driver.timeline.wait(event.at_ps.load(Acquire));
         Ok(())
     })
 }
@@ -55,11 +55,11 @@ pub unsafe extern "C" fn cuEventQuery(event: *mut c_void) -> u32 {
 fn elapsed(driver: &Driver, ms: *mut f32, start: *mut c_void, end: *mut c_void) -> Result<()> {
     let (start, end) = (driver.events.get(start)?, driver.events.get(end)?);
     driver.device(start.device)?;
-    let (start, end) = (start.at_ns.load(Acquire), end.at_ns.load(Acquire));
+    let (start, end) = (start.at_ps.load(Acquire), end.at_ps.load(Acquire));
     if start == 0 || end == 0 {
         return Err(Error::INVALID_HANDLE);
     }
-    put(ms, ((end as f64 - start as f64) / 1e6) as f32)
+    put(ms, ((end as f64 - start as f64) / 1e9) as f32)
 }
 
 #[unsafe(no_mangle)]
