@@ -188,3 +188,61 @@ impl<W: Write> Report<W> {
 fn row(line: &str, severity: &str, fault: &str, device: &str, action: &str, what: &str) -> String {
     format!("{line:>7}  {severity:<8}  {fault:<32}  {device:<13}  {action:<15}  {what}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Output, and the gravest severity.
+    fn classify(input: &[u8], json: bool) -> (String, Option<Severity>) {
+        let mut report = Report {
+            out: Vec::new(),
+            json,
+            line_no: 0,
+            cut: 0,
+            shown: 0,
+            counts: BTreeMap::new(),
+            worst: None,
+        };
+        let mut classifier = Classifier::new(Rules::builtin().unwrap(), None);
+        assert!(stream(&mut &input[..], &mut classifier, &mut report).is_ok());
+        (String::from_utf8(report.out).unwrap(), report.worst)
+    }
+
+    #[test]
+    fn json_has_one_object_per_line_whatever_the_line_is() {
+        let mut input = b"\n\xff\xfe\0binary\nNVRM: Xid (PCI:0000:3B:00): 79, x\n".to_vec();
+        input.extend(std::iter::repeat_n(b'y', 3 << 20));
+        input.extend(b"\nOut of memory: Killed process 7 (a)");
+        let (out, worst) = classify(&input, true);
+        let records: Vec<serde_json::Value> =
+            out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(records.len(), 5);
+        for (index, record) in records.iter().enumerate() {
+            assert_eq!(record["line_no"], index + 1);
+        }
+        assert!(
+            records[0]["fault"].is_null() && records[1]["fault"].is_null() && records[3]["fault"].is_null()
+        );
+        assert_eq!(
+            (&records[2]["fault"]["device"], &records[2]["fault"]["code"]),
+            (&"0000:3b:00".into(), &79.into())
+        );
+        assert_eq!((&records[3]["cut"], records[2].get("cut")), (&true.into(), None));
+        assert_eq!(records[4]["fault"]["kind"], "memory");
+        assert_eq!(worst, Some(Severity::Fault));
+    }
+
+    #[test]
+    fn the_table_shows_faults_only_and_sums_them_up() {
+        let (out, worst) =
+            classify(b"a\nNVRM: Xid (PCI:0000:3b:00): 13, x\nb\nNVRM: Xid (PCI:0000:3b:00): 13, y\n", false);
+        assert_eq!(out.lines().filter(|line| line.contains("restart_app")).count(), 2);
+        assert!(
+            out.contains("4 lines: 0 faults, 2 warnings, 0 notes") && out.contains("2 x xid 13 (warning)"),
+            "{out}"
+        );
+        assert_eq!(worst, Some(Severity::Warning), "an application's error makes no blade unfit");
+        assert_eq!(classify(b"", false), ("0 lines: 0 faults, 0 warnings, 0 notes\n".to_owned(), None));
+    }
+}
