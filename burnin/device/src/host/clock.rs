@@ -15,6 +15,7 @@ use whetstone_model::unit::Unit;
 use super::bench::Bench;
 use super::cores;
 use crate::{Context, Done};
+pub use rate::{Discipline, discipline};
 use rate::{Sample, sample};
 
 /// The system clock moved against the monotonic one by more than this between two looks: somebody set it, or it jumped.

@@ -15,74 +15,16 @@ pub enum Pattern {
     WalkingZeros,
     /// The key in every word; written, inverted upwards, inverted downwards.
     Solid,
-    /// Different in every line: finds what depends on the neighbours.
+    /// Different in every word: finds what depends on the neighbours.
     Random,
 }
 
-/// Line `number` of memory (address / 64), with `key` of the pass.
-macro_rules! line_of {
-    (Address, $key:expr, $number:expr) => {{
-        let base = $number * 64;
-        std::array::from_fn(|j| (base + 8 * j as u64) ^ $key)
-    }};
-    (WalkingOnes, $key:expr, $number:expr) => {{
-        let first = $number.wrapping_mul(8).wrapping_add($key);
-        std::array::from_fn(|j| 1u64 << ((first.wrapping_add(j as u64)) & 63))
-    }};
-    (WalkingZeros, $key:expr, $number:expr) => {{
-        let first = $number.wrapping_mul(8).wrapping_add($key);
-        std::array::from_fn(|j| !(1u64 << ((first.wrapping_add(j as u64)) & 63)))
-    }};
-    (Solid, $key:expr, $number:expr) => {{
-        let _ = $number;
-        [$key; LINE]
-    }};
-    (Random, $key:expr, $number:expr) => {{
-        // One mix for a line, turned and shifted for its words: eight mixes would be slower than memory.
-        let word = $crate::host::stream::at($key, $number);
-        std::array::from_fn(|j| word.rotate_left(8 * j as u32) ^ SALT[j])
-    }};
-}
-
-/// Odd constants that keep the words of a random line from being rotations of each other.
-const SALT: [u64; LINE] = [
-    0x243f_6a88_85a3_08d3,
-    0x1319_8a2e_0370_7345,
-    0xa409_3822_299f_31d1,
-    0x082e_fa98_ec4e_6c89,
-    0x4528_21e6_38d0_1377,
-    0xbe54_66cf_34e9_0c6d,
-    0xc0ac_29b7_c97c_50dd,
-    0x3f84_d5b5_b547_0917,
-];
-
-/// Runs `$body` with `$line` bound to the pattern's line function, so that each pattern has a loop of its own.
-macro_rules! with_line {
-    ($pattern:expr, $key:expr, $line:ident => $body:expr) => {{
-        let key: u64 = $key;
-        match $pattern {
-            Pattern::Address => {
-                let $line = move |n: u64| -> [u64; LINE] { line_of!(Address, key, n) };
-                $body
-            }
-            Pattern::WalkingOnes => {
-                let $line = move |n: u64| -> [u64; LINE] { line_of!(WalkingOnes, key, n) };
-                $body
-            }
-            Pattern::WalkingZeros => {
-                let $line = move |n: u64| -> [u64; LINE] { line_of!(WalkingZeros, key, n) };
-                $body
-            }
-            Pattern::Solid => {
-                let $line = move |n: u64| -> [u64; LINE] { line_of!(Solid, key, n) };
-                $body
-            }
-            Pattern::Random => {
-                let $line = move |n: u64| -> [u64; LINE] { line_of!(Random, key, n) };
-                $body
-            }
-        }
-    }};
+/// The word of [`Pattern::Random`]: place and key through one multiplication and one shift, both of which vector units have.
+/// Half the bits of neighbouring words differ; more randomness would be slower than memory.
+#[inline(always)]
+fn scatter(place: u64, key: u64) -> u64 {
+    let mixed = (place ^ key).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed ^ (mixed >> 29)
 }
 
 impl Pattern {
@@ -96,10 +38,34 @@ impl Pattern {
         }
     }
 
-    /// The word at an address.
+    /// The word at an address, by definition; [`expect`] gives many at once.
     pub fn word(self, key: u64, address: u64) -> u64 {
-        let words = with_line!(self, key, line => line(address / 64));
-        words[(address / 8 % 8) as usize]
+        let place = (address / 8).wrapping_add(key) & 63;
+        match self {
+            Pattern::Address => address ^ key,
+            Pattern::WalkingOnes => 1 << place,
+            Pattern::WalkingZeros => !(1 << place),
+            Pattern::Solid => key,
+            Pattern::Random => scatter(address / 8, key),
+        }
+    }
+}
+
+/// What the 4 KiB from `address` on (a whole line) must hold. Loops over words in a row: they become plain vector code.
+#[inline(always)]
+fn expect(pattern: Pattern, key: u64, address: u64, to: &mut [u64; BLOCK]) {
+    let first = (address / 8).wrapping_add(key);
+    let place = |i: usize| first.wrapping_add(i as u64) & 63;
+    match pattern {
+        Pattern::Address => to.iter_mut().enumerate().for_each(|(i, w)| *w = (address + 8 * i as u64) ^ key),
+        Pattern::WalkingOnes => to.iter_mut().enumerate().for_each(|(i, w)| *w = 1 << place(i)),
+        Pattern::WalkingZeros => to.iter_mut().enumerate().for_each(|(i, w)| *w = !(1 << place(i))),
+        Pattern::Solid => to.fill(key),
+        Pattern::Random => {
+            to.iter_mut()
+                .enumerate()
+                .for_each(|(i, w)| *w = scatter((address / 8).wrapping_add(i as u64), key));
+        }
     }
 }
 
@@ -136,41 +102,39 @@ widest! {
     /// Fills `words` (whole lines, aligned to one) with the pattern as if they began at address `base`. With `streaming`
     /// past the caches, so that what is read later comes from memory.
     pub fn write(pattern: Pattern, key: u64, words: &mut [u64], base: u64, streaming: bool) {
-        with_line!(pattern, key, line => {
+        let mut block = [0; BLOCK];
+        for (number, to) in words.chunks_mut(BLOCK).enumerate() {
+            expect(pattern, key, base + (number * BLOCK * 8) as u64, &mut block);
             if streaming {
-                for (i, to) in words.chunks_exact_mut(LINE).enumerate() {
-                    store_past_caches(to, line(base / 64 + i as u64));
+                for (to, line) in to.chunks_exact_mut(LINE).zip(block.as_chunks().0) {
+                    store_past_caches(to, *line);
                 }
-                fence();
             } else {
-                for (i, to) in words.chunks_exact_mut(LINE).enumerate() {
-                    to.copy_from_slice(&line(base / 64 + i as u64));
-                }
+                to.copy_from_slice(&block[..to.len()]);
             }
-        });
+        }
+        fence();
     }
 }
 
 widest! {
     /// The index of the first 4 KiB block of `words`, from `from` (a multiple of a block) on, that differs from the pattern.
     pub fn first_wrong_block(pattern: Pattern, key: u64, words: &[u64], base: u64, from: usize) -> Option<usize> {
-        with_line!(pattern, key, line => {
-            for (number, block) in words[from..].chunks(BLOCK).enumerate() {
-                let start = from + number * BLOCK;
-                let first_line = base / 64 + (start / LINE) as u64;
-                let mut wrong = [0u64; LINE];
-                for (i, got) in block.chunks_exact(LINE).enumerate() {
-                    let expected = line(first_line + i as u64);
-                    for j in 0..LINE {
-                        wrong[j] |= got[j] ^ expected[j];
-                    }
-                }
-                if wrong != [0; LINE] {
-                    return Some(start);
-                }
+        let mut expected = [0; BLOCK];
+        for (number, block) in words[from..].chunks(BLOCK).enumerate() {
+            let start = from + number * BLOCK;
+            // The next block is on its way while this one is worked on: hardware does not look beyond a page.
+            prefetch(words, start + BLOCK);
+            expect(pattern, key, base + (start * 8) as u64, &mut expected);
+            let mut wrong = 0;
+            for (got, expected) in block.iter().zip(&expected) {
+                wrong |= got ^ expected;
             }
-            None
-        })
+            if wrong != 0 {
+                return Some(start);
+            }
+        }
+        None
     }
 }
 
@@ -208,6 +172,20 @@ widest! {
         }
         fence();
     }
+}
+
+#[inline(always)]
+fn prefetch(words: &[u64], start: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(block) = words.get(start..start + BLOCK) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        for line in block.chunks_exact(LINE) {
+            // SAFETY: a hint about memory that is ours; it reads nothing that could be seen.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (words, start);
 }
 
 #[inline(always)]
