@@ -15,7 +15,7 @@ use whetstone_model::unit::Unit;
 use super::bench::Bench;
 use super::cores;
 use crate::{Context, Done};
-pub use rate::{Discipline, discipline};
+pub use rate::{Discipline, discipline as kernel_discipline};
 use rate::{Sample, sample};
 
 /// The system clock moved against the monotonic one by more than this between two looks: somebody set it, or it jumped.
@@ -59,7 +59,7 @@ fn work(bench: &Bench<'_>, sys: &Path) -> Done {
         let reading = Reading::new("clock.step", milliseconds, Unit::Millisecond);
         bench.finding("clock-step", None, Severity::Warning, Action::None, detail, Some(reading));
     }
-    discipline(bench);
+    note_discipline(bench);
     let span = last.since(&first);
     if span >= SHORTEST {
         bench.reading(None, "clock.drift", drift_ppm(&first, &last), Unit::Ppm);
@@ -77,7 +77,7 @@ fn work(bench: &Bench<'_>, sys: &Path) -> Done {
 }
 
 /// How far the adjusted clock's rate is from that of the bare hardware, absolute, in millionths. This is what the clock
-/// daemon has to correct; without one it is 0 and says nothing, which [`discipline`] notes.
+/// daemon has to correct; without one it is 0 and says nothing, which [`note_discipline`] says.
 fn drift_ppm(first: &Sample, last: &Sample) -> f64 {
     let raw = (last.raw - first.raw) as f64;
     let adjusted = (last.monotonic - first.monotonic) as f64;
@@ -85,8 +85,8 @@ fn drift_ppm(first: &Sample, last: &Sample) -> f64 {
 }
 
 /// What the kernel's clock discipline says of itself.
-fn discipline(bench: &Bench<'_>) {
-    match rate::discipline() {
+fn note_discipline(bench: &Bench<'_>) {
+    match discipline() {
         Ok(state) => bench.note(state.to_string()),
         Err(error) => bench.note(format!("the kernel does not say how it keeps its clock: {error}")),
     }
