@@ -86,7 +86,7 @@ fn drift_ppm(first: &Sample, last: &Sample) -> f64 {
 
 /// What the kernel's clock discipline says of itself.
 fn note_discipline(bench: &Bench<'_>) {
-    match discipline() {
+    match kernel_discipline() {
         Ok(state) => bench.note(state.to_string()),
         Err(error) => bench.note(format!("the kernel does not say how it keeps its clock: {error}")),
     }
