@@ -28,12 +28,25 @@ pub fn current_gpu() -> Result<usize> {
     }
 }
 
-/// Lets `ns` of virtual time pass in a stream of the calling thread's current GPU.
-pub fn busy(stream: *mut c_void, ns: u64) -> Result<()> {
-    type Busy = unsafe extern "C" fn(*mut c_void, u64) -> u32;
-    // SAFETY: the signature is that of `tests/sim/cuda/src/api/collective.rs`.
-    let call = unsafe { library()?.get::<Busy>(b"whetstone_sim_collective\0") };
+// Both are in `tests/sim/cuda/src/api/collective.rs`.
+type Start = unsafe extern "C" fn(*mut c_void, *mut u64) -> u32;
+type End = unsafe extern "C" fn(*mut c_void, u64) -> u32;
+
+/// When an operation that is put into the stream now can start, in virtual ps.
+pub fn start(stream: *mut c_void) -> Result<u64> {
+    let mut start_ps = 0;
+    // SAFETY: the function's own signature.
+    let call = unsafe { library()?.get::<Start>(b"whetstone_sim_collective_start\0") };
+    let call = call.map_err(|_| Code::UnhandledCudaError)?;
+    // SAFETY: a stream handle of the caller's, which the driver checks, and a valid place for the answer.
+    if unsafe { call(stream, &mut start_ps) } == 0 { Ok(start_ps) } else { Err(Code::UnhandledCudaError) }
+}
+
+/// The stream is busy until then.
+pub fn busy_until(stream: *mut c_void, end_ps: u64) -> Result<()> {
+    // SAFETY: the function's own signature.
+    let call = unsafe { library()?.get::<End>(b"whetstone_sim_collective_end\0") };
     let call = call.map_err(|_| Code::UnhandledCudaError)?;
     // SAFETY: a stream handle of the caller's, which the driver checks.
-    if unsafe { call(stream, ns) } == 0 { Ok(()) } else { Err(Code::UnhandledCudaError) }
+    if unsafe { call(stream, end_ps) } == 0 { Ok(()) } else { Err(Code::UnhandledCudaError) }
 }

@@ -10,8 +10,9 @@ use crate::numbers::Kind;
 use crate::world::{Transfer, World};
 use crate::{Code, Result, driver};
 
-/// Start of an operation, ns: launch, first handshake.
-const LATENCY_NS: f64 = 8_000.0;
+/// Start of an operation, ns. A real one takes some microseconds; this is less, so that the small buffers of a
+/// simulated run already show the rate of the links.
+const LATENCY_NS: f64 = 500.0;
 
 /// Bytes that each rank sends to the next one of a ring, over all steps of the operation.
 fn ring_bytes(transfer: &Transfer, ranks: usize) -> u64 {
@@ -37,12 +38,12 @@ struct Both {
     sending_s: f64,
     receiving_s: f64,
     bytes: u64,
-    stream: *mut c_void,
+    at: (*mut c_void, u64),
 }
 
 impl Both {
-    fn new(stream: *mut c_void) -> Both {
-        Both { sending_s: 0.0, receiving_s: 0.0, bytes: 0, stream }
+    fn new(at: (*mut c_void, u64)) -> Both {
+        Both { sending_s: 0.0, receiving_s: 0.0, bytes: 0, at }
     }
 }
 
@@ -56,7 +57,7 @@ pub fn pass(operations: &[Operation]) -> Result<()> {
                 let ranks = world.ranks();
                 let bytes = ring_bytes(transfer, ranks);
                 let seconds = if ranks > 1 { ring_seconds(sim, world, bytes) } else { 0.0 };
-                book(sim, transfer.gpu, seconds, bytes, transfer.stream)?;
+                book(sim, transfer.gpu, seconds, bytes, (transfer.stream, transfer.start_ps))?;
             }
             Operation::Send { world, transfer, peer, .. } | Operation::Receive { world, transfer, peer } => {
                 let other = world.gpus().get(*peer).copied().unwrap_or(transfer.gpu);
@@ -67,7 +68,9 @@ pub fn pass(operations: &[Operation]) -> Result<()> {
                     (Some(own), Some(other)) => bytes as f64 / own.peer_bytes_per_s(other),
                     _ => return Err(Code::InvalidArgument),
                 };
-                let both = point_to_point.entry(transfer.gpu).or_insert(Both::new(transfer.stream));
+                let both = point_to_point
+                    .entry(transfer.gpu)
+                    .or_insert(Both::new((transfer.stream, transfer.start_ps)));
                 // Sending and receiving go at once, several sends share the links.
                 if matches!(operation, Operation::Send { .. }) {
                     both.sending_s += seconds;
@@ -79,15 +82,22 @@ pub fn pass(operations: &[Operation]) -> Result<()> {
         }
     }
     for (gpu, both) in point_to_point {
-        book(sim, gpu, both.sending_s.max(both.receiving_s), both.bytes, both.stream)?;
+        book(sim, gpu, both.sending_s.max(both.receiving_s), both.bytes, both.at)?;
     }
     Ok(())
 }
 
-fn book(sim: &Sim, gpu: usize, seconds: f64, bytes: u64, stream: *mut c_void) -> Result<()> {
+/// Books work of `seconds` in a stream, from a time (ps) on.
+fn book(
+    sim: &Sim,
+    gpu: usize,
+    seconds: f64,
+    bytes: u64,
+    (stream, start_ps): (*mut c_void, u64),
+) -> Result<()> {
     let virtual_ns = (LATENCY_NS + seconds * 1e9) as u64;
     if let Some(gpu) = sim.gpu(gpu) {
         gpu.work(Work { virtual_ns, intensity: 0.35, nvlink_bytes: bytes, ..Work::default() });
     }
-    driver::busy(stream, virtual_ns)
+    driver::busy_until(stream, start_ps + virtual_ns * 1000)
 }

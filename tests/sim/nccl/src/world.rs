@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use whetstone_scenario::{Fault, Sim};
 
 use crate::numbers::{Element, Kind, reduce};
-use crate::{Code, Communicator, Result};
+use crate::{Code, Communicator, Result, driver};
 
 /// One rank's part in an operation.
 #[derive(Clone)]
@@ -17,6 +17,8 @@ pub struct Transfer {
     /// Place of its GPU in the blade.
     pub gpu: usize,
     pub stream: *mut c_void,
+    /// When it can start, in virtual ps: taken when the rank came, as waiting for the others is no work.
+    pub start_ps: u64,
     from: *const u8,
     to: *mut u8,
     count: usize,
@@ -48,7 +50,8 @@ impl Transfer {
             return Err(Code::InvalidArgument);
         }
         let (rank, gpu) = (comm.rank, comm.gpu);
-        Ok(Transfer { kind, rank, gpu, stream, from: from.cast(), to: to.cast(), count, element })
+        let start_ps = driver::start(stream)?;
+        Ok(Transfer { kind, rank, gpu, stream, start_ps, from: from.cast(), to: to.cast(), count, element })
     }
 
     /// Size of `count` elements.

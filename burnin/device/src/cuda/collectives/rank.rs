@@ -131,6 +131,8 @@ impl<'p> Rank<'p> {
                 self.operation(operation)?;
                 let after = self.gpu.mark()?;
                 self.gpu.wait(operation.as_str())?;
+                // None fetches its result while another one still works: that traffic would count as the collective's.
+                self.plan.barrier.wait();
                 if repeat > 0 {
                     seconds.push(self.gpu.seconds(&before, &after)?);
                 }

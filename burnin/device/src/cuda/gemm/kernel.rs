@@ -100,6 +100,16 @@ pub struct Launch {
     pub seconds: f64,
 }
 
+impl Launch {
+    /// From the first block's start to the last one's end by the device's own clock: what the SMs were busy, without the
+    /// cost of the launch. Between the events where that clock is too coarse.
+    pub fn busy_seconds(&self) -> f64 {
+        let start = self.tiles.iter().map(|t| t.start_ns).min().unwrap_or(0);
+        let end = self.tiles.iter().map(|t| t.end_ns).max().unwrap_or(0);
+        if end > start { (end - start) as f64 * 1e-9 } else { self.seconds }
+    }
+}
+
 impl<'g> Bench<'g> {
     pub fn new(
         gpu: &'g Gpu,

@@ -222,7 +222,7 @@ impl<'b, 'g> Layers<'b, 'g> {
         let tile = self.bench.kernel.operations(k) * f64::from(self.iterations);
         self.verified_tiles += launch.tiles.len() as u64 * u64::from(self.iterations);
         self.sms.extend(launch.tiles.iter().map(|t| t.smid));
-        self.launches.push((tile * launch.tiles.len() as f64, launch.seconds));
+        self.launches.push((tile * launch.tiles.len() as f64, launch.busy_seconds()));
         tile
     }
 

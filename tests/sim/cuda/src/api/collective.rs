@@ -3,18 +3,27 @@
 use std::ffi::c_void;
 use std::sync::atomic::Ordering::{AcqRel, Acquire};
 
-use super::call;
+use super::{call, put};
 use crate::timeline::Engine;
 
-/// The stream's GPU is busy sending and receiving for `ns`, after all that is in the stream already.
+/// When an operation that is put into the stream now can start, ps.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn whetstone_sim_collective(stream: *mut c_void, ns: u64) -> u32 {
-    call("whetstone_sim_collective", None, |driver| {
+pub unsafe extern "C" fn whetstone_sim_collective_start(stream: *mut c_void, start_ps: *mut u64) -> u32 {
+    call("whetstone_sim_collective_start", None, |driver| {
         let stream = driver.stream(stream)?;
         let engines = [(stream.device, Engine::ToPeer), (stream.device, Engine::FromPeer)];
-        let end = driver.timeline.earliest(&engines, stream.done_ps.load(Acquire)) + ns * 1000;
-        driver.timeline.occupy(&engines, end);
-        stream.done_ps.fetch_max(end, AcqRel);
+        put(start_ps, driver.timeline.earliest(&engines, stream.done_ps.load(Acquire)))
+    })
+}
+
+/// The stream's GPU is busy sending and receiving until then.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn whetstone_sim_collective_end(stream: *mut c_void, end_ps: u64) -> u32 {
+    call("whetstone_sim_collective_end", None, |driver| {
+        let stream = driver.stream(stream)?;
+        let engines = [(stream.device, Engine::ToPeer), (stream.device, Engine::FromPeer)];
+        driver.timeline.occupy(&engines, end_ps);
+        stream.done_ps.fetch_max(end_ps, AcqRel);
         Ok(())
     })
 }
