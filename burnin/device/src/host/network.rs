@@ -135,7 +135,11 @@ impl Loopback<'_> {
             ];
             while threads.iter().any(|thread| !thread.is_finished()) {
                 let mib = received.load(Ordering::Relaxed) >> 20;
-                self.bench.tick(&format!("loopback {}, {mib} of {} MiB", address.ip(), (2 * self.bytes) >> 20));
+                self.bench.tick(&format!(
+                    "loopback {}, {mib} of {} MiB",
+                    address.ip(),
+                    (2 * self.bytes) >> 20
+                ));
                 std::thread::park_timeout(Duration::from_millis(100));
             }
             let ended = |thread: std::thread::ScopedJoinHandle<'_, io::Result<()>>| {

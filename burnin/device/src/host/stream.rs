@@ -25,7 +25,7 @@ impl Stream {
     }
 
     #[inline(always)]
-    pub fn next(&mut self) -> u64 {
+    pub fn word(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(STEP);
         mix(self.0)
     }
@@ -33,7 +33,7 @@ impl Stream {
     /// A number under `bound` (not 0); the bias is below `bound` / 2^64.
     #[inline(always)]
     pub fn below(&mut self, bound: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
+        ((u128::from(self.word()) * u128::from(bound)) >> 64) as u64
     }
 
     /// An integer from `-limit` to `limit`.
@@ -44,7 +44,7 @@ impl Stream {
 
     pub fn fill(&mut self, bytes: &mut [u8]) {
         for chunk in bytes.chunks_mut(8) {
-            let word = self.next().to_le_bytes();
+            let word = self.word().to_le_bytes();
             chunk.copy_from_slice(&word[..chunk.len()]);
         }
     }
@@ -58,7 +58,7 @@ mod tests {
     fn known_numbers_and_random_access_agree() {
         // The reference implementation's first three numbers for seed 1234567.
         let mut stream = Stream::new(1_234_567);
-        let first: Vec<u64> = (0..3).map(|_| stream.next()).collect();
+        let first: Vec<u64> = (0..3).map(|_| stream.word()).collect();
         assert_eq!(first, [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]);
         assert_eq!((0..3).map(|i| at(1_234_567, i)).collect::<Vec<_>>(), first);
     }

@@ -142,9 +142,13 @@ struct Cipher {
     name: &'static str,
     /// SHA-256 of the known input's ciphertext and tag, with key 00..1f, nonce 00..0b and [`ASSOCIATED`].
     known: &'static str,
-    seal: fn(&[u8; 32], &[u8; 12], &mut [u8]) -> Option<[u8; 16]>,
-    open: fn(&[u8; 32], &[u8; 12], &mut [u8], &[u8; 16]) -> bool,
+    seal: fn(&Key, &Iv, &mut [u8]) -> Option<Mac>,
+    open: fn(&Key, &Iv, &mut [u8], &Mac) -> bool,
 }
+
+type Key = [u8; 32];
+type Iv = [u8; 12];
+type Mac = [u8; 16];
 
 const ASSOCIATED: &[u8] = b"whetstone";
 
@@ -163,7 +167,7 @@ const CIPHERS: [Cipher; 2] = [
     },
 ];
 
-fn seal<A>(key: &[u8; 32], nonce: &[u8; 12], data: &mut [u8]) -> Option<[u8; 16]>
+fn seal<A>(key: &Key, nonce: &Iv, data: &mut [u8]) -> Option<Mac>
 where
     A: AeadInOut<NonceSize = aes_gcm::aead::consts::U12, TagSize = aes_gcm::aead::consts::U16> + KeyInit,
 {
@@ -171,7 +175,7 @@ where
     Some(cipher.encrypt_inout_detached(&Nonce::from(*nonce), ASSOCIATED, data.into()).ok()?.into())
 }
 
-fn open<A>(key: &[u8; 32], nonce: &[u8; 12], data: &mut [u8], tag: &[u8; 16]) -> bool
+fn open<A>(key: &Key, nonce: &Iv, data: &mut [u8], tag: &Mac) -> bool
 where
     A: AeadInOut<NonceSize = aes_gcm::aead::consts::U12, TagSize = aes_gcm::aead::consts::U16> + KeyInit,
 {
@@ -291,7 +295,7 @@ impl CodecTask {
         let mut stream = Stream::new(self.seed ^ round);
         let mut at = 0;
         while at < self.input.len() {
-            let word = stream.next();
+            let word = stream.word();
             let len = (4 + (word & 63) as usize).min(self.input.len() - at);
             let back = 1 + (word >> 32) as usize % 8192;
             if word & 64 != 0 && back <= at {
@@ -300,7 +304,7 @@ impl CodecTask {
                 }
             } else {
                 for byte in &mut self.input[at..at + len] {
-                    let bits = stream.next();
+                    let bits = stream.word();
                     *byte = (bits & (bits >> 8) & 0xff) as u8;
                 }
             }

@@ -144,7 +144,7 @@ fn compare(pattern: Pattern, key: u64, words: &[u64], base: u64) -> Vec<Wrong> {
 }
 
 fn first_wrong(held: &[u64], expected: impl Fn(usize) -> u64, address: u64) -> Option<Wrong> {
-    let differs = |(i, got): (usize, &u64)| (expected(i) != *got).then(|| (i, *got));
+    let differs = |(i, got): (usize, &u64)| (expected(i) != *got).then_some((i, *got));
     let mut wrong = held.iter().enumerate().filter_map(differs);
     let (i, got) = wrong.next()?;
     let at = address + 8 * i as u64;

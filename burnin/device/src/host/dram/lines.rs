@@ -191,7 +191,7 @@ fn prefetch(words: &[u64], start: usize) {
 #[inline(always)]
 fn store_past_caches(to: &mut [u64], line: [u64; LINE]) {
     #[cfg(target_arch = "x86_64")]
-    if to.len() == LINE && to.as_ptr().addr() % 16 == 0 {
+    if to.len() == LINE && to.as_ptr().addr().is_multiple_of(16) {
         use std::arch::x86_64::{__m128i, _mm_stream_si128};
         // SAFETY: SSE2 is part of x86-64; `to` is 64 bytes, aligned to 16, and ours alone; `line` is 64 bytes.
         unsafe {

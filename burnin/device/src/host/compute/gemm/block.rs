@@ -185,7 +185,7 @@ fn pack_rows<A: Plain + Default, B, C>(
             interleave(std::array::from_fn(|row| &a[(i0 + row) * stride..][..depth]), to);
             continue;
         }
-        if height < micro.rows || depth % group != 0 {
+        if height < micro.rows || !depth.is_multiple_of(group) {
             to.fill(A::default());
         }
         for row in 0..height {
@@ -229,7 +229,7 @@ fn pack_columns<A, B: Plain + Default, C>(
     let tile = depth.div_ceil(group) * group * micro.columns;
     for (j0, to) in (0..columns).step_by(micro.columns).zip(to.chunks_exact_mut(tile)) {
         let width = micro.columns.min(columns - j0);
-        if width < micro.columns || depth % group != 0 {
+        if width < micro.columns || !depth.is_multiple_of(group) {
             to.fill(B::default());
         }
         for p in 0..depth {

@@ -205,7 +205,7 @@ impl<T: FullRangeOperand + Default + std::ops::Add<Output = T>> Task for FullRan
 
     fn step(&mut self, round: u64, tap: &dyn Tap) -> Result<Work, Mismatch> {
         let mut stream = Stream::new(stream::at(self.seed, round));
-        self.a.iter_mut().chain(self.b.iter_mut()).for_each(|value| *value = T::random(stream.next()));
+        self.a.iter_mut().chain(self.b.iter_mut()).for_each(|value| *value = T::random(stream.word()));
         let mut busy = Duration::ZERO;
         let mut first = None;
         for repeat in 0..REPEATS {
