@@ -1,5 +1,7 @@
 //! Every code of the catalogue and every NVLink 5 rule, each through a line as the driver would print it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests; the lint exempts only the tests themselves
+
 use whetstone_model::action::{Action, Severity};
 use whetstone_model::fault::rules::{BUILTIN, Sources};
 use whetstone_model::fault::{Code, DriverVersion, Kind, Layout, Rules, TableError, classify};

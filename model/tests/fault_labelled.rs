@@ -1,6 +1,8 @@
 //! Accuracy over labelled kernel log lines of other projects, read in place and never copied here
 //! (`WHETSTONE_SHARED_DATA`, default `../shared/data` beside the workspace).
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests; the lint exempts only the tests themselves
+
 use std::path::PathBuf;
 
 use serde_json::Value;

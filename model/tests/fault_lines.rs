@@ -1,5 +1,7 @@
 //! Lines as the kernel and its drivers print them, in the many shapes that logs give them; all composed for this test.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests; the lint exempts only the tests themselves
+
 use whetstone_model::action::{Action, Severity};
 use whetstone_model::fault::{Classifier, Fault, Rules, classify};
 
@@ -304,6 +306,7 @@ fn drives_memory_and_the_rest_of_the_host() {
             "memory oom -",
         ),
         ("Out of memory: Killed process 4711 (Web Content) total-vm:1kB", "memory oom -"),
+        ("kworker/0:1 invoked oom-killer: gfp_mask=0x201da, order=0", "memory oom -"),
         ("oom_reaper: reaped process 4711 (python3), now anon-rss:0kB", "memory oom -"),
         ("watchdog: BUG: soft lockup - CPU#17 stuck for 22s! [kworker/17:1:4711]", "cpu soft_lockup -"),
         ("NMI watchdog: Watchdog detected hard LOCKUP on cpu 17", "cpu hard_lockup -"),
@@ -385,6 +388,9 @@ fn nothing_but_a_fault_is_grave() {
         (oom.severity, oom.details.pid, oom.details.process.as_deref()),
         (Severity::Warning, Some(1), Some("a"))
     );
+    let oom = |line: &str| classify(line, None).unwrap().details.process;
+    assert_eq!(oom("kworker/0:1 invoked oom-killer: gfp_mask=0x201da").as_deref(), Some("kworker/0:1"));
+    assert_eq!(oom("[  1.000001] Killed process 7 (a (b)) total-vm:1kB").as_deref(), Some("a (b)"));
     let finding = classify("NVRM: Xid (PCI:0000:3b:00): 79, x", None).unwrap().finding();
     assert_eq!((finding.code.as_str(), finding.action), ("xid-79", Action::Reboot));
     assert_eq!(finding.device.unwrap().as_str(), "0000:3b:00");

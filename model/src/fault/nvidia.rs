@@ -53,7 +53,7 @@ impl Nvidia {
                 r"NVRM:\s*(?:GPU\d*:?\s+)?Xid\s*\(\s*(?:(?i:PCI)[:\s]\s*)?([0-9a-fA-F]{2,8}:[0-9a-fA-F:.]{2,16})\s*[^()]{0,64}\)\s*:?\s*(\d{1,6})\b",
             )?,
             sxid: regex(
-                r"nvidia-nvswitch(\d{0,4}):?\s*SXid\s*\(\s*(?:(?i:PCI)[:\s]\s*)?([0-9a-fA-F]{2,8}:[0-9a-fA-F:.]{2,16})\s*[^()]{0,64}\)\s*:?\s*(\d{1,6})\b",
+                r"(?:nvidia-nvswitch(\d{0,4}):?\s*)?\bSXid\s*\(\s*(?:(?i:PCI)[:\s]\s*)?([0-9a-fA-F]{2,8}:[0-9a-fA-F:.]{2,16})\s*[^()]{0,64}\)\s*:?\s*(\d{1,6})\b",
             )?,
             pid: regex(r"\bpid\s*=\s*'?(\d{1,10})\b")?,
             process: regex(r"\bname\s*=\s*'?([^,'\n]{1,128})")?,
