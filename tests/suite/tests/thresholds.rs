@@ -4,9 +4,12 @@
 
 use std::path::PathBuf;
 
-use whetstone_model::threshold::Table;
+use whetstone_model::evidence::Reading;
 use whetstone_model::threshold::import::{self, Import};
 use whetstone_model::threshold::lint::{Code, Issue, lint};
+use whetstone_model::threshold::{GpuSeen, Judged, Table};
+use whetstone_model::unit::Unit;
+use whetstone_scenario::sku::SimSku;
 
 fn data(name: &str) -> Option<Import> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
@@ -120,4 +123,43 @@ fn nvsentinel_a_warning_that_can_never_precede_the_failure() {
     let found = issues(&[&import::read("nvsentinel.tsv", table).expect("the import format")]);
     let codes: Vec<_> = found.iter().map(|i| (i.line, i.code)).collect();
     assert_eq!(codes, [(3, Code::WarningAfterFailure)]);
+}
+
+/// What the simulated silicon says of itself must fit its SKU's profile, or healthy simulated blades would be
+/// accused, and what is below its limits must be seen.
+#[test]
+fn simulated_skus_are_recognised_and_within_their_limits() {
+    let table = Table::built_in().expect("built-in thresholds");
+    for name in SimSku::names() {
+        let sim = SimSku::built_in(&name).expect("a built-in SKU");
+        let gpus = vec![GpuSeen { name: &sim.name, memory_mib: sim.hbm_mib }; sim.gpus_per_blade];
+        let profile = table.profile_for(&gpus).unwrap_or_else(|| panic!("{}: no profile fits", sim.name));
+        let expected = &profile.expected;
+        assert!(expected.memory_mib.is_some_and(|[low, high]| (low..=high).contains(&sim.hbm_mib)), "{name}");
+        assert!(expected.gpus.is_none_or(|n| n as usize == sim.gpus_per_blade), "{name}");
+        assert!(expected.sm_count.is_none_or(|n| n == sim.sms), "{name}");
+        assert_eq!(expected.nvlinks_per_gpu, Some(sim.nvlinks), "{name}");
+        assert!(expected.nvlink_mbps.is_none_or(|n| n <= u64::from(sim.nvlink_reported_mbps)), "{name}");
+        assert!(expected.pcie_generation.is_none_or(|n| n == sim.pcie_gen), "{name}");
+        let (major, minor) = sim.compute_capability;
+        assert_eq!(expected.compute_capability, Some(format!("{major}.{minor}")), "{name}");
+
+        let judged = |metric: &str, value: f64, unit: Unit| {
+            let reading = Reading::new(metric, value, unit);
+            table.judge(Some(&profile.sku), &reading).unwrap_or_else(|e| panic!("{name}: {e}")).judged
+        };
+        for (metric, value, unit) in [
+            ("hbm.bandwidth", sim.hbm_gbps, Unit::GBps),
+            ("pcie.h2d.bandwidth", sim.pcie_gbps, Unit::GBps),
+            ("power.limit", sim.power_limit_w, Unit::Watt),
+            ("temperature.gpu", sim.load_c, Unit::Celsius),
+        ] {
+            let good = judged(metric, value, unit);
+            assert!(
+                matches!(good, Judged::Pass | Judged::NotJudged(_)),
+                "{name}: {metric} {value}: {good:?}"
+            );
+        }
+        assert_eq!(judged("hbm.bandwidth", sim.hbm_gbps / 4.0, Unit::GBps), Judged::Fail, "{name}");
+    }
 }

@@ -311,3 +311,26 @@ fn every_metric_is_described() {
         .collect();
     assert_eq!(rows, known, "docs/metrics.md and METRICS list the same, in the same order");
 }
+
+/// Words in backticks that are meant as files or folders of the workspace: they have a slash or are a manifest.
+fn paths_in(page: &str) -> Vec<&str> {
+    let is_path = |word: &&str| {
+        let plain = word.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'.' | b'-' | b'_'));
+        plain && (word.contains('/') || word.ends_with(".toml") || *word == "LICENSE")
+    };
+    page.split('`').skip(1).step_by(2).filter(is_path).collect()
+}
+
+#[test]
+fn contributing_names_places_that_exist() {
+    assert_eq!(
+        paths_in("see `a/b.rs`, `make x`, `// SAFETY:`, `deny.toml` and `x = 1`"),
+        ["a/b.rs", "deny.toml"]
+    );
+    let page = text(Path::new("CONTRIBUTING.md")).expect("CONTRIBUTING.md");
+    // Names that are meant relative to any crate.
+    let paths: Vec<&str> = paths_in(&page).into_iter().filter(|p| *p != "tests/").collect();
+    assert!(paths.len() > 20, "{paths:?}");
+    let missing: Vec<&&str> = paths.iter().filter(|p| !root().join(p).exists()).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
