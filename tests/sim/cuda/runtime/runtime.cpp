@@ -138,7 +138,7 @@ u64 ws_block_time(const WsBlock* block) {
   const u64 together = (blocks - block->sm + launch->sm_count - 1) / launch->sm_count;
   // Arithmetic and memory traffic go side by side: the longer one counts.
   const double compute = compute_ns(block), memory = static_cast<double>(block->cost.bytes) / launch->byte_rate;
-  return launch->start_ns + static_cast<u64>((compute > memory ? compute : memory) * static_cast<double>(together) + 0.5);
+  return launch->start_ns + static_cast<u64>((compute > memory ? compute : memory) * static_cast<double>(together) + launch->tick);
 }
 
 void ws_mma(u32 format, void* d, const void* a, const void* b) {

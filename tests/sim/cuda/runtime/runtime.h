@@ -36,6 +36,8 @@ struct WsLaunch {
   u32 fault_count;
   const WsFault* faults;
   u64 start_ns;
+  // Added to a duration before its fraction of a ns is dropped, 0 to 1.
+  double tick;
   // Of a single SM, operations (2 per multiply-add) per ns, by format.
   double mma_rate[WS_FORMAT_COUNT];
   double fma_rate[WS_FORMAT_COUNT];

@@ -42,6 +42,7 @@ pub struct Launch {
     pub fault_count: u32,
     pub faults: *const Fault,
     pub start_ns: u64,
+    pub tick: f64,
     pub mma_rate: [f64; FORMATS],
     pub fma_rate: [f64; FORMATS],
     pub byte_rate: f64,

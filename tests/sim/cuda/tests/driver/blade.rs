@@ -58,7 +58,7 @@ fn library() -> &'static Path {
                 .find_map(|f| f.as_str().filter(|f| f.ends_with(".so")));
             file.filter(|_| ours).map(PathBuf::from)
         });
-        paths.last().unwrap()
+        { paths }.next_back().unwrap()
     })
 }
 

@@ -1,5 +1,5 @@
 //! The simulated CUDA driver through cudarc, as the product uses it.
-#![allow(unsafe_code)]
+#![allow(unsafe_code, clippy::unwrap_used)]
 
 mod blade;
 mod faults;
