@@ -88,9 +88,8 @@ fn run(args: Watch) -> anyhow::Result<()> {
     })
     .context("cannot handle signals")?;
     let timeout = Duration::from_secs(args.timeout.clamp(1, 600));
-    let nvml_lib = args.nvml_lib.filter(|path| !path.as_os_str().is_empty());
     let options = WatchOptions {
-        probe: ProbeOptions { nvml_lib, root: args.root, timeout },
+        probe: ProbeOptions { nvml_lib: args.nvml_lib, root: args.root, timeout },
         interval: args.interval,
         kmsg: Some(args.kmsg),
     };

@@ -223,11 +223,21 @@ fn findings(probe: &Probe) -> String {
             finding.severity.as_str().to_owned(),
             finding.code.clone(),
             gpu.map_or_else(|| or_dash(finding.device.as_ref()), GpuFacts::label),
-            finding.detail.clone(),
+            cut(&finding.detail),
             finding.action.next_step().to_owned(),
         ]
     }));
     columns(&rows)
+}
+
+/// Longest sentence in the table, characters; JSON has it whole.
+const MAX_WHY: usize = 120;
+
+fn cut(detail: &str) -> String {
+    if detail.chars().count() <= MAX_WHY {
+        return detail.to_owned();
+    }
+    detail.chars().take(MAX_WHY - 1).chain(['…']).collect()
 }
 
 /// Columns as wide as their widest cell, the last one as it is.

@@ -1,5 +1,4 @@
-//! Whether some daemon disciplines the system clock. The kernel knows (`adjtimex`), but has no file for it: the
-//! programs that ask it are asked instead.
+//! Whether some daemon disciplines the system clock: the kernel's own answer (`adjtimex`), and chrony's where it runs.
 
 use std::time::Duration;
 
@@ -13,18 +12,13 @@ const LIMIT: Duration = Duration::from_secs(2);
 pub fn read(root: &Root) -> ClockSync {
     let mut clock = host::clock(root);
     if root.is_real() {
+        if let Ok(kernel) = whetstone_device::host::clock::kernel_discipline() {
+            clock.synchronised = clock.synchronised.or(Some(kernel.synchronised));
+            clock.max_error_us = u64::try_from(kernel.max_error_us).ok().filter(|_| kernel.synchronised);
+            clock.frequency_ppm = Some(kernel.frequency_ppm);
+        }
         if let Some(text) = tool::answer("chronyc", &["-n", "-c", "tracking"], LIMIT) {
             from_chrony(&text, &mut clock);
-        }
-        if clock.synchronised.is_none()
-            && let Some(text) =
-                tool::answer("timedatectl", &["show", "--property=NTPSynchronized", "--value"], LIMIT)
-        {
-            clock.synchronised = match text.trim() {
-                "yes" => Some(true),
-                "no" => Some(false),
-                _ => None,
-            };
         }
     }
     clock

@@ -151,6 +151,7 @@ impl Prober {
             sources.extend(old.into_iter().filter(|old| SELDOM.contains(&old.name.as_str())));
         }
         facts.sources = sources;
+        nvml::name_gaps(&self.root, &mut facts);
         self.last = Some(facts.clone());
         facts
     }

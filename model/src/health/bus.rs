@@ -47,7 +47,7 @@ pub(super) fn judge_gpu(gpu: &GpuFacts, facts: &Facts, judge: &mut Judge<'_>) {
                 judge.fault("pcie-generation", who(), Action::CheckLink, detail);
             }
             Some(detail) => {
-                judge.info("pcie-generation", who(), format!("{detail}; idle, so this is no fault yet"))
+                judge.info("pcie-generation-idle", who(), format!("{detail}; idle, so this is no fault yet"))
             }
             None => {}
         }
@@ -170,7 +170,7 @@ fn aer(pci: &PciDevice, who: Option<DeviceId>, facts: &Facts, judge: &mut Judge<
     let uncorrected = aer_uncorrected(pci);
     if uncorrected > 0 {
         let what = format!(
-            "uncorrected PCIe errors of {} {} since boot ({})",
+            "{uncorrected} uncorrected PCIe errors of {} {} since boot ({})",
             pci.kind.as_str(),
             pci.address,
             names([&pci.aer_fatal, &pci.aer_non_fatal])

@@ -31,13 +31,12 @@ fn ecc(gpu: &GpuFacts, facts: &Facts, judge: &mut Judge<'_>) {
     let uncorrected =
         sum(counters.total.uncorrected, counters.sram.uncorrected, counters.dram.uncorrected).unwrap_or(0);
     let place = match (counters.sram.uncorrected.unwrap_or(0), counters.dram.uncorrected.unwrap_or(0)) {
-        (0, 0) => "uncorrectable ECC errors since the driver was loaded".to_owned(),
-        (sram, 0) => format!("uncorrectable ECC errors since the driver was loaded ({sram} in SRAM)"),
-        (0, dram) => format!("uncorrectable ECC errors since the driver was loaded ({dram} in DRAM)"),
-        (sram, dram) => {
-            format!("uncorrectable ECC errors since the driver was loaded ({sram} in SRAM, {dram} in DRAM)")
-        }
+        (0, 0) => String::new(),
+        (sram, 0) => format!(" ({sram} in SRAM)"),
+        (0, dram) => format!(" ({dram} in DRAM)"),
+        (sram, dram) => format!(" ({sram} in SRAM, {dram} in DRAM)"),
     };
+    let place = format!("{uncorrected} uncorrectable ECC errors since the driver was loaded{place}");
     let reading = Reading::new("ecc.uncorrectable.count", uncorrected as f64, Unit::Count);
     let now_bad = judge.reading("ecc-uncorrectable", who(), Action::ResetGpu, &place, reading);
 
@@ -103,8 +102,8 @@ fn remapping(gpu: &GpuFacts, judge: &mut Judge<'_>) {
         let pending = Reading::new("row_remap.pending", flag(rows.pending), Unit::Count);
         judge.reading("row-remap-pending", who(), Action::ResetGpu, "a row remap waits for a reset", pending);
         let count = Reading::new("row_remap.uncorrectable.count", f64::from(rows.uncorrected), Unit::Count);
-        let what = "rows remapped after uncorrectable errors";
-        judge.reading("row-remap-uncorrectable", who(), Action::None, what, count);
+        let what = format!("{} rows remapped after uncorrectable errors", rows.uncorrected);
+        judge.reading("row-remap-uncorrectable", who(), Action::None, &what, count);
         if let Some(banks) = rows.histogram.filter(|banks| banks.none > 0) {
             let detail =
                 format!("{} memory banks have no spare row left; {} have few", banks.none, banks.low);
@@ -114,7 +113,13 @@ fn remapping(gpu: &GpuFacts, judge: &mut Judge<'_>) {
     if let Some(pages) = gpu.retired_pages {
         let count = pages.single_bit.saturating_add(pages.double_bit);
         let reading = Reading::new("retired_pages.count", f64::from(count), Unit::Count);
-        judge.reading("retired-pages", who(), Action::Replace, "retired memory pages", reading);
+        judge.reading(
+            "retired-pages",
+            who(),
+            Action::Replace,
+            &format!("{count} retired memory pages"),
+            reading,
+        );
         if pages.pending == Some(true) {
             let detail = "memory pages wait for retirement at the next driver load".to_owned();
             judge.warn("retired-pages-pending", who(), Action::Reboot, detail);

@@ -55,7 +55,7 @@ fn edac(facts: &Facts, judge: &mut Judge<'_>) {
         for (id, name, corrected, uncorrected) in dimms.chain([rest]) {
             if uncorrected > 0 {
                 let reading = Reading::new("edac.uncorrectable.count", uncorrected as f64, Unit::Count);
-                let what = format!("{name}: uncorrected memory errors since boot");
+                let what = format!("{name}: {uncorrected} uncorrected memory errors since boot");
                 judge.reading("edac-uncorrectable", device(id), Action::Replace, &what, reading);
             }
             if corrected > 0 {
@@ -126,7 +126,7 @@ fn nvme(drive: &NvmeDrive, judge: &mut Judge<'_>) {
     }
     if let Some(errors) = smart.media_errors {
         let reading = Reading::new("nvme.media_errors.count", errors as f64, Unit::Count);
-        let what = format!("{name}: media and data integrity errors");
+        let what = format!("{name}: {errors} media and data integrity errors");
         judge.reading("nvme-media-errors", who(), Action::DrainAndTest, &what, reading);
     }
 }

@@ -44,14 +44,14 @@ fn down(gpu: &GpuFacts, facts: &Facts, judge: &mut Judge<'_>) {
         judge.info("nvlink-unused", who(), format!("none of its {} NVLinks is connected", gpu.nvlinks.len()));
         return;
     }
-    let what = format!("{} of {} NVLinks down", list(&down), gpu.nvlinks.len());
+    let what = format!("{} of {} NVLinks down: {}", down.len(), gpu.nvlinks.len(), list(&down));
     let reading = Reading::new("nvlink.inactive", down.len() as f64, Unit::Count);
     judge.reading("nvlink-down", who(), Action::CheckLink, &what, reading);
 }
 
 fn list(links: &[u32]) -> String {
     let names: Vec<String> = links.iter().map(u32::to_string).collect();
-    format!("links {}", names.join(", "))
+    format!("{} {}", if links.len() == 1 { "link" } else { "links" }, names.join(", "))
 }
 
 fn speed(gpu: &GpuFacts, judge: &mut Judge<'_>) {

@@ -20,6 +20,7 @@ use crate::device::DeviceId;
 use crate::evidence::{Finding, Reading};
 use crate::facts::Facts;
 use crate::threshold::{GpuSeen, Judged, Profile, Table};
+use crate::unit::Unit;
 
 /// Codes that say that something could not be looked at: nothing about the hardware. A caller takes a blade
 /// with one of them and no fault as inconclusive.
@@ -102,7 +103,8 @@ impl<'a> Judge<'a> {
         self.say(code, device, Severity::Info, Action::None, detail);
     }
 
-    /// A finding if the reading's threshold says so. `what` begins the sentence. True if there was one.
+    /// A finding if the reading's threshold says so. `what` begins the sentence, and is all of it for a count.
+    /// True if there was one.
     fn reading(
         &mut self,
         code: &str,
@@ -112,11 +114,18 @@ impl<'a> Judge<'a> {
         reading: Reading,
     ) -> bool {
         let (severity, detail) = match self.table.judge(self.profile.map(|p| p.sku.as_str()), &reading) {
-            Ok(judgement) => match judgement.judged {
-                Judged::Fail => (Severity::Fault, format!("{what}: {}", judgement.sentence())),
-                Judged::Warn => (Severity::Warning, format!("{what}: {}", judgement.sentence())),
-                Judged::Pass | Judged::NotJudged(_) => return false,
-            },
+            Ok(judgement) => {
+                let severity = match judgement.judged {
+                    Judged::Fail => Severity::Fault,
+                    Judged::Warn => Severity::Warning,
+                    Judged::Pass | Judged::NotJudged(_) => return false,
+                };
+                // A count stands in the sentence already, and "above 0" tells nobody anything.
+                let plain = reading.unit == Unit::Count;
+                let detail =
+                    if plain { what.to_owned() } else { format!("{what}: {}", judgement.sentence()) };
+                (severity, detail)
+            }
             Err(error) => {
                 self.warn("threshold-unusable", device, Action::None, format!("{what}: {error}"));
                 return true;

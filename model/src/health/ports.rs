@@ -61,7 +61,11 @@ fn counters(port: &IbPort, facts: &Facts, judge: &mut Judge<'_>) {
     let who = || device(&port.id());
     let count = |name: &str| port.counters.get(name).copied().unwrap_or(0);
     let downs = Reading::new("ib.link_downed.count", count("link_downed") as f64, Unit::Count);
-    let what = format!("port {}: link went down since its driver was loaded", port.id());
+    let what = format!(
+        "port {}: link went down {} times since its driver was loaded",
+        port.id(),
+        count("link_downed")
+    );
     judge.reading("ib-link-downed", who(), Action::CheckLink, &what, downs);
     let rates = [
         ("symbol_error", "ib.symbol_error.rate", "symbol errors", "ib-symbol-errors"),

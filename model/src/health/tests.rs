@@ -308,7 +308,7 @@ fn pcie() {
         f.gpus[7].pcie.generation = Some(3);
         f.gpus[7].utilization.gpu_percent = Some(98);
     });
-    broken("pcie-generation", who, Info, Action::None, |f| {
+    broken("pcie-generation-idle", who, Info, Action::None, |f| {
         f.gpus[7].pcie.generation = Some(1);
         f.gpus[7].clocks.event_reasons = vec![ClockReason::GpuIdle];
     });

@@ -16,6 +16,7 @@ use whetstone_model::facts::*;
 
 use super::Depth;
 use super::source::{Answer, Slot};
+use super::sysfs::Root;
 
 /// Names that the dynamic loader is asked for when no path is given; `.so.1` is what drivers install.
 const LIBRARY_NAMES: [&str; 2] = ["libnvidia-ml.so.1", "libnvidia-ml.so"];
@@ -261,7 +262,7 @@ fn one_gpu(
     depth: Depth,
     before: Option<GpuFacts>,
 ) -> Result<GpuFacts, read::Broken> {
-    let broken = |call: &str, error: NvmlError| (read::gap_kind(&error), format!("{call}: {error}"));
+    let broken = |call: &str, error: NvmlError| (read::gap_kind(&error), read::words(call, &error));
     let device = nvml.device_by_index(index).map_err(|error| broken("device_by_index", error))?;
     let uuid = device.uuid().map_err(|error| broken("uuid", error))?;
     let uuid = DeviceId::new(uuid).map_err(|error| (GapKind::Error, error.to_string()))?;
@@ -276,4 +277,65 @@ fn one_gpu(
         }
     }
     read::gpu(&device, index, uuid, simulated, depth, before)
+}
+
+/// Gives names to GPUs that NVML could not name, so that a person finds them: a GPU on the PCI bus that no other
+/// GPU of NVML's claims is one of them, in the order of both; the kernel module knows its UUID from better days.
+pub fn name_gaps(root: &Root, facts: &mut Facts) {
+    let claimed = |address: &str| {
+        let of = |pci: &Option<String>| pci.as_deref() == Some(address);
+        facts.gpus.iter().any(|gpu| of(&gpu.identity.pci)) || facts.gpu_gaps.iter().any(|gap| of(&gap.pci))
+    };
+    let free: Vec<String> = facts
+        .pci
+        .iter()
+        .filter(|pci| pci.kind == PciKind::Gpu && !claimed(&pci.address))
+        .map(|pci| pci.address.clone())
+        .collect();
+    let nameless = facts.gpu_gaps.iter().filter(|gap| gap.pci.is_none()).count();
+    // With more candidates than gaps it would be a guess.
+    if free.len() == nameless {
+        for (gap, address) in facts.gpu_gaps.iter_mut().filter(|gap| gap.pci.is_none()).zip(free) {
+            gap.pci = Some(address);
+        }
+    }
+    for gap in facts.gpu_gaps.iter_mut().filter(|gap| gap.uuid.is_none()) {
+        let Some(pci) = &gap.pci else { continue };
+        let text = root.text(&format!("proc/driver/nvidia/gpus/{pci}/information")).unwrap_or_default();
+        let uuid = text.lines().find_map(|line| line.strip_prefix("GPU UUID:")).map(str::trim);
+        // A GPU that the module lost early reads as question marks.
+        gap.uuid = uuid.filter(|uuid| !uuid.contains('?')).and_then(|uuid| DeviceId::new(uuid).ok());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::probe::sysfs::testing::plant;
+
+    fn gap(index: u32) -> GpuGap {
+        GpuGap { index, uuid: None, pci: None, kind: GapKind::Lost, detail: String::new() }
+    }
+
+    fn on_bus(address: &str) -> PciDevice {
+        PciDevice { address: address.into(), kind: PciKind::Gpu, ..PciDevice::default() }
+    }
+
+    #[test]
+    fn a_nameless_gpu_is_named_by_its_place_on_the_bus_and_by_the_kernel_module() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = "proc/driver/nvidia/gpus/0000:18:00.0/information";
+        plant(dir.path(), &[(file, "Model: \t\t NVIDIA\nGPU UUID: \t GPU-1234\n")]);
+        let root = Root::new(dir.path());
+        let mut facts =
+            Facts { pci: vec![on_bus("0000:18:00.0")], gpu_gaps: vec![gap(0)], ..Facts::default() };
+        name_gaps(&root, &mut facts);
+        assert_eq!(facts.gpu_gaps[0].pci.as_deref(), Some("0000:18:00.0"));
+        assert_eq!(facts.gpu_gaps[0].device().unwrap().as_str(), "GPU-1234");
+        // Two on the bus, one gap: nobody can say which of them it is.
+        let pci = vec![on_bus("0000:18:00.0"), on_bus("0000:2a:00.0")];
+        let mut facts = Facts { pci, gpu_gaps: vec![gap(0)], ..Facts::default() };
+        name_gaps(&root, &mut facts);
+        assert_eq!(facts.gpu_gaps[0].device(), None);
+    }
 }

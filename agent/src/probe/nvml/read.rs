@@ -52,7 +52,7 @@ impl Asker {
             | NvmlError::IncorrectBits(_) => {}
             _ => match gap_kind(&error) {
                 kind @ (GapKind::Lost | GapKind::ResetRequired | GapKind::Timeout) => {
-                    self.broken.get_or_insert((kind, format!("{call}: {error}")));
+                    self.broken.get_or_insert((kind, words(call, &error)));
                 }
                 _ if self.noted.len() < MAX_NOTES => self.noted.push(format!("{call}: {error}")),
                 _ => {}
@@ -64,6 +64,15 @@ impl Asker {
     /// Ends the read if the GPU has gone.
     pub fn check(&mut self) -> Result<(), Broken> {
         self.broken.take().map_or(Ok(()), Err)
+    }
+}
+
+/// The error in a sentence for a person.
+pub fn words(call: &str, error: &NvmlError) -> String {
+    match error {
+        NvmlError::GpuLost => format!("it fell off the bus or cannot be reached ({call})"),
+        NvmlError::ResetRequired => format!("it needs a reset before it answers ({call})"),
+        other => format!("{call}: {other}"),
     }
 }
 
@@ -161,6 +170,10 @@ fn blank(uuid: DeviceId, index: u32) -> GpuFacts {
 
 fn identity(device: &Device<'_>, ask: &mut Asker) -> GpuIdentity {
     let pci = ask.get("pci_info", device.pci_info());
+    let capability = ask
+        .get("compute_capability", device.cuda_compute_capability())
+        .map(|capability| (capability.major, capability.minor));
+    let cores = ask.get("num_cores", device.num_cores());
     // NVML packs device above vendor: 0x233010de.
     let pair = |packed: u32| format!("{:04x}:{:04x}", packed & 0xffff, packed >> 16);
     GpuIdentity {
@@ -175,16 +188,23 @@ fn identity(device: &Device<'_>, ask: &mut Asker) -> GpuIdentity {
             .get("architecture", device.architecture())
             .map(|architecture| format!("{architecture:?}").to_ascii_lowercase())
             .filter(|name| name != "unknown"),
-        compute_capability: ask
-            .get("compute_capability", device.cuda_compute_capability())
-            .map(|capability| format!("{}.{}", capability.major, capability.minor)),
-        sm_count: ask
-            .get("attributes", device.attributes())
-            .map(|attributes| attributes.multiprocessor_count),
-        core_count: ask.get("num_cores", device.num_cores()),
+        compute_capability: capability.map(|(major, minor)| format!("{major}.{minor}")),
+        sm_count: cores
+            .zip(capability)
+            .and_then(|(cores, (major, minor))| Some(cores / cores_per_sm(major, minor)?)),
+        core_count: cores,
         numa_node: ask.get("numa_node", device.numa_node_id()),
         module_id: ask.get("module_id", raw::module_id(device)),
         platform: ask.get("platform_info", raw::platform(device)),
+    }
+}
+
+/// CUDA cores (fp32 lanes) of one SM, by NVIDIA's white papers; NVML counts only cores.
+fn cores_per_sm(major: i32, minor: i32) -> Option<u32> {
+    match (major, minor) {
+        (7, _) | (8, 0) => Some(64),
+        (8 | 9 | 10 | 11 | 12, _) => Some(128),
+        _ => None,
     }
 }
 
