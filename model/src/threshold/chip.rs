@@ -73,7 +73,7 @@ impl Chip {
             let is = |known: &&str| known.eq_ignore_ascii_case(word);
             CHIPS
                 .iter()
-                .find(|(_, chip, others)| is(chip) || others.iter().any(|o| is(o)))
+                .find(|(_, chip, others)| is(chip) || others.iter().any(is))
                 .map(|(generation, name, _)| Chip { name, generation })
         })
     }

@@ -16,9 +16,9 @@ pub struct Metric {
 }
 
 macro_rules! metrics {
-    ($($name:literal $unit:ident $better:ident $meaning:literal;)*) => {
-        /// All metrics, by part.
-        pub const METRICS: &[Metric] = &[$(Metric {
+    ($(#[$doc:meta])* $list:ident; $($name:literal $unit:ident $better:ident $meaning:literal;)*) => {
+        $(#[$doc])*
+        pub const $list: &[Metric] = &[$(Metric {
             name: $name,
             unit: Unit::$unit,
             better: metrics!(@ $better),
@@ -31,6 +31,8 @@ macro_rules! metrics {
 }
 
 metrics! {
+    /// What thresholds speak of, by part: each has a limit or is `unknown` on an HGX blade.
+    METRICS;
     "gemm.fp64.throughput" Tflops higher "exact GEMM in fp64, verified results per second";
     "gemm.fp32.throughput" Tflops higher "exact GEMM in fp32 on the CUDA cores";
     "gemm.tf32.throughput" Tflops higher "exact GEMM in tf32 on the tensor cores";
@@ -93,12 +95,71 @@ metrics! {
     "clock.offset" Millisecond lower "system clock against its time source, absolute";
 }
 
+metrics! {
+    /// What is recorded beside them: evidence, or the reading of a finding. No built-in threshold speaks of it.
+    /// A `*` stands for one word.
+    RECORDED;
+    "gemm.*.sm_throughput" Tflops higher "exact GEMM in this format, one value per SM (TOP/s for int8)";
+    "gemm.*.sm_shortfall" Percent lower "how far an SM is below the median of its GPU's SMs";
+    "gemm.*.accumulator_bits" Count neither "width of the accumulator in this format, measured on the chip";
+    "gemm.*.verified_tiles" Count neither "tiles whose every element was compared";
+    "gemm.*.wrong_tiles" Count lower "tiles with a wrong element";
+    "gemm.*.wrong_bits" Count lower "wrong bits of all wrong elements";
+    "hbm.covered" Percent higher "part of a GPU's memory that the patterns covered";
+    "nccl.wrong_elements" Count lower "elements of a collective's result that were wrong";
+    "power.draw" Watt neither "draw of a GPU at one moment";
+    "power.duty" Percent higher "part of the power test that the load was on";
+    "power.launch_rate" PerSecond neither "launches of the power test's kernel";
+    "clock.memory" MegaHertz neither "memory clock at one moment";
+    "clock.step" Millisecond lower "largest jump of the system clock during the test";
+    "cpu.*.*.throughput" Gflops higher "one family and unit of the CPU test, all cores (GB/s for hash, crypto, compression)";
+    "cpu.gemm.core_throughput" Gflops higher "exact GEMM in the widest unit, one value per core";
+    "cpu.core_to_core.latency" Nanosecond lower "a cache line passed between two cores; a matrix";
+    "dram.copy.bandwidth" GBps higher "plain copy in main memory, bytes read plus bytes written";
+    "disk.random_read.p50" Microsecond lower "median of random reads of the test's own file";
+    "disk.random_read.p99" Microsecond lower "99th percentile of the same";
+    "net.nic.speed" Gbps higher "negotiated speed of an Ethernet port";
+    "net.nic.*" Count lower "growth of an error counter of a port during the test, by the counter's name";
+}
+
+/// The metric of this name, of either list.
 pub fn find(name: &str) -> Option<&'static Metric> {
-    METRICS.iter().find(|m| m.name == name)
+    METRICS.iter().chain(RECORDED).find(|m| matches(m.name, name))
+}
+
+/// True if `name` is the pattern, where a `*` of the pattern stands for one word.
+fn matches(pattern: &str, name: &str) -> bool {
+    let (mut pattern, mut name) = (pattern.split('.'), name.split('.'));
+    loop {
+        match (pattern.next(), name.next()) {
+            (None, None) => return true,
+            (Some(p), Some(n)) if p == "*" || p == n => {}
+            _ => return false,
+        }
+    }
 }
 
 /// Dotted words of lower-case letters, digits and `_`, at most 80 bytes.
 pub fn is_well_formed(name: &str) -> bool {
     let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
     !name.is_empty() && name.len() <= 80 && name.split('.').all(|w| !w.is_empty() && w.bytes().all(legal))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_is_one_word_and_names_are_found_once() {
+        assert_eq!(find("gemm.bf16.wrong_bits").map(|m| m.name), Some("gemm.*.wrong_bits"));
+        assert_eq!(find("gemm.bf16.throughput").map(|m| m.name), Some("gemm.bf16.throughput"));
+        assert_eq!(find("cpu.hash.sha256.throughput").map(|m| m.unit), Some(Unit::Gflops));
+        assert!(
+            find("gemm.wrong_bits").is_none() && find("gemm.a.b.wrong_bits").is_none() && find("").is_none()
+        );
+        for (i, m) in METRICS.iter().enumerate() {
+            assert!(is_well_formed(m.name), "{}", m.name);
+            assert!(!METRICS[..i].iter().any(|o| o.name == m.name), "{} twice", m.name);
+        }
+    }
 }

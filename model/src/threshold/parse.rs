@@ -173,7 +173,8 @@ fn threshold(
         raw.unit.get_ref().parse().map_err(|e: crate::unit::UnitError| {
             place.error(raw.unit.span().start, format!("{name}: {e}"))
         })?;
-    if let Some(known) = metric::find(name) {
+    // A pattern's unit need not be that of every name that it stands for.
+    if let Some(known) = metric::find(name).filter(|m| !m.name.contains('*')) {
         if unit.convert(1.0, known.unit).is_err() {
             let what = format!("{name} is measured in {}, not in {unit}", known.unit);
             return Err(place.error(raw.unit.span().start, what));

@@ -225,7 +225,7 @@ fn whose(limit: &Limit) -> String {
 }
 
 /// Limits by SKU and metric.
-fn by_sku_and_metric<'a>(limits: &'a [Limit]) -> BTreeMap<(&'a str, &'a str), Vec<&'a Limit>> {
+fn by_sku_and_metric(limits: &[Limit]) -> BTreeMap<(&str, &str), Vec<&Limit>> {
     let mut groups: BTreeMap<(&str, &str), Vec<&Limit>> = BTreeMap::new();
     for limit in limits {
         groups.entry((&limit.sku, &limit.metric)).or_default().push(limit);
