@@ -35,6 +35,7 @@ struct WsMma16x8 {
       const u32 left[4] = {low[0], high[0], low[1], high[1]};
       WS_UNROLL for (u32 n = 0; n < 4; ++n) MMA(*(Acc(*)[4]) & acc[(m * 4 + n) * 4], left, right[n]);
     }
+    WS_MMA_JOIN();
   }
   WS_MEMBER u32 row(u32 e) { return ws_quarter_row() + e / 16 * 16 + e / 2 % 2 * 8 + ws_group(); }
   WS_MEMBER u32 column(u32 e) { return ws_quarter_column() + e / 4 % 4 * 8 + ws_quad() * 2 + e % 2; }
@@ -62,6 +63,7 @@ struct WsMma8x8 {
       const double left = load(a + m * 8 * PITCH);
       WS_UNROLL for (u32 n = 0; n < 4; ++n) ws_mma_f64(*(Acc(*)[2]) & acc[(m * 4 + n) * 2], left, right[n]);
     }
+    WS_MMA_JOIN();
   }
   WS_MEMBER u32 row(u32 e) { return ws_quarter_row() + e / 8 * 8 + ws_group(); }
   WS_MEMBER u32 column(u32 e) { return ws_quarter_column() + e / 2 % 4 * 8 + ws_quad() * 2 + e % 2; }

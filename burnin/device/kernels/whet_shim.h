@@ -34,6 +34,10 @@ enum WsFormat { WS_F64 = 0, WS_F32, WS_TF32, WS_F16, WS_BF16, WS_E4M3, WS_E5M2, 
 #define WS_COST_FMA(format, count)
 #define WS_DONE_TILE(accumulators, count)
 
+// Between matrix instructions and the first look at their results. Here the hardware sees to it; the simulator computes
+// what the whole warp has issued so far.
+#define WS_MMA_JOIN()
+
 // Visits each index below `count` once, spread over the whole grid; a visit moves `bytes` of device memory.
 #define WS_FOR_EACH(index, count, bytes) \
   for (u64 index = (u64)blockIdx.x * blockDim.x + threadIdx.x, ws_stride = (u64)gridDim.x * blockDim.x; \

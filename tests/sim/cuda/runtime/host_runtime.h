@@ -19,6 +19,7 @@
 #define WS_UNROLL
 #define WS_COST_BYTES(n) (ws_current->block->cost.bytes += (n))
 #define WS_COST_FMA(format, count) (ws_current->block->cost.fma_ops[format] += 2ull * (count))
+#define WS_MMA_JOIN() ws_mma_join()
 #define WS_DONE_TILE(accumulators, count) ws_done_tile(accumulators, sizeof((accumulators)[0]), count)
 
 // One run of indices per thread: the host's caches want neighbours, and the kernels may not care.

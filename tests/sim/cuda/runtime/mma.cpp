@@ -138,37 +138,38 @@ void multiply_floats(const float (*a)[MAX_K], const Floats* b, float (*c)[N], u3
 // Fragment layouts of m16n8kK: lane = 4 * group + quad.
 // a: rows group and group + 8 (registers 0, 2 and 1, 3), K words quad and quad + 4 (registers 0, 1 and 2, 3);
 // b: column group, K words quad and quad + 4; d: rows group and group + 8, columns 2 * quad and 2 * quad + 1.
-void compute_floats(u32 format, u32 significand, WsWarp* warp) {
+void compute_floats(const WsMma* mma, u32 significand) {
+  const u32 format = mma->format;
   const u32 per_word = format == 2 ? 1 : format == 3 || format == 4 ? 2 : 4;
   float a[M][MAX_K], c[M][N];
   alignas(32) float b[MAX_K][N];
   for (u32 lane = 0; lane < 32; ++lane) {
     const u32 group = lane / 4, quad = lane % 4;
     u32 left[4], right[2];
-    memcpy(left, warp->a[lane], sizeof left);
-    memcpy(right, warp->b[lane], sizeof right);
+    memcpy(left, mma->a[lane], sizeof left);
+    memcpy(right, mma->b[lane], sizeof right);
     for (u32 r = 0; r < 4; ++r) decode(format, left[r], &a[group + r % 2 * 8][(quad + r / 2 * 4) * per_word], 1);
     for (u32 r = 0; r < 2; ++r) decode(format, right[r], &b[(quad + r * 4) * per_word][group], N);
-    const float* d = static_cast<const float*>(warp->d[lane]);
+    const float* d = static_cast<const float*>(mma->d[lane]);
     memcpy(&c[group][quad * 2], d, 8);
     memcpy(&c[group + 8][quad * 2], d + 2, 8);
   }
   multiply_floats(a, reinterpret_cast<const Floats*>(b), c, 8 * per_word, significand);
   for (u32 lane = 0; lane < 32; ++lane) {
-    float* d = static_cast<float*>(warp->d[lane]);
+    float* d = static_cast<float*>(mma->d[lane]);
     memcpy(d, &c[lane / 4][lane % 4 * 2], 8);
     memcpy(d + 2, &c[lane / 4 + 8][lane % 4 * 2], 8);
   }
 }
 
-void compute_s8(WsWarp* warp) {
+void compute_s8(const WsMma* mma) {
   int a[M][MAX_K];
   Ints b[MAX_K];
   for (u32 lane = 0; lane < 32; ++lane) {
     const u32 group = lane / 4, quad = lane % 4;
     signed char left[16], right[8];
-    memcpy(left, warp->a[lane], sizeof left);
-    memcpy(right, warp->b[lane], sizeof right);
+    memcpy(left, mma->a[lane], sizeof left);
+    memcpy(right, mma->b[lane], sizeof right);
     for (u32 i = 0; i < 16; ++i) a[group + i / 4 % 2 * 8][quad * 4 + i / 8 * 16 + i % 4] = left[i];
     for (u32 i = 0; i < 8; ++i) b[quad * 4 + i / 4 * 16 + i % 4][group] = right[i];
   }
@@ -178,7 +179,7 @@ void compute_s8(WsWarp* warp) {
     for (u32 k = 0; k < MAX_K; ++k) c[i] += a[i][k] * b[k];  // at most 2^19: the wrap comes with the accumulator
   }
   for (u32 lane = 0; lane < 32; ++lane) {
-    s32* d = static_cast<s32*>(warp->d[lane]);
+    s32* d = static_cast<s32*>(mma->d[lane]);
     for (u32 e = 0; e < 4; ++e) {
       const u32 sum = static_cast<u32>(d[e]) + static_cast<u32>(c[lane / 4 + e / 2 * 8][lane % 4 * 2 + e % 2]);
       d[e] = static_cast<s32>(sum);
@@ -187,17 +188,23 @@ void compute_s8(WsWarp* warp) {
 }
 
 // m8n8k4: a is row lane / 4, k = lane % 4; b is column lane / 4, k = lane % 4; d is row lane / 4, two columns.
-void compute_f64(WsWarp* warp) {
+void compute_f64(const WsMma* mma) {
   double a[8][4], b[8][4];
   for (u32 lane = 0; lane < 32; ++lane) {
-    memcpy(&a[lane / 4][lane % 4], warp->a[lane], 8);
-    memcpy(&b[lane / 4][lane % 4], warp->b[lane], 8);
+    memcpy(&a[lane / 4][lane % 4], mma->a[lane], 8);
+    memcpy(&b[lane / 4][lane % 4], mma->b[lane], 8);
   }
   for (u32 lane = 0; lane < 32; ++lane) {
-    double* d = static_cast<double*>(warp->d[lane]);
-    for (u32 e = 0; e < 2; ++e) {
-      for (u32 k = 0; k < 4; ++k) d[e] = fma(a[lane / 4][k], b[lane % 4 * 2 + e][k], d[e]);
+    double* d = static_cast<double*>(mma->d[lane]);
+    const double* row = a[lane / 4];
+    const double (*columns)[4] = &b[lane % 4 * 2];
+    double even = d[0], odd = d[1];
+    for (u32 k = 0; k < 4; ++k) {
+      even = fma(row[k], columns[0][k], even);
+      odd = fma(row[k], columns[1][k], odd);
     }
+    d[0] = even;
+    d[1] = odd;
   }
 }
 
@@ -214,10 +221,10 @@ float ws_decode_f16(u16 bits) {
   return of_bits(sign | (exponent + 112) << 23 | mantissa << 13);
 }
 
-void ws_mma_compute(u32 format, u32 significand, WsWarp* warp) {
-  switch (format) {
-    case 0: compute_f64(warp); break;
-    case 7: compute_s8(warp); break;
-    default: compute_floats(format, significand, warp);
+void ws_mma_compute(const WsMma* mma, u32 significand) {
+  switch (mma->format) {
+    case 0: compute_f64(mma); break;
+    case 7: compute_s8(mma); break;
+    default: compute_floats(mma, significand);
   }
 }

@@ -59,12 +59,21 @@ struct WsCost {
 
 struct WsFiber;
 
+// A warp-wide instruction: where each lane's accumulators are, and its operand registers.
+struct WsMma {
+  u32 format;
+  void* d[32];
+  u32 a[32][4], b[32][2];
+};
+static constexpr u32 WS_MMA_PENDING = 16;
+
 struct WsWarp {
   u32 live, arrived;
-  // What each lane brought to the warp-wide instruction.
-  void* d[32];
-  const void* a[32];
-  const void* b[32];
+  // Instructions that each lane has issued and that are not computed yet.
+  u32 issued[32];
+  // Instructions computed in this block so far.
+  u32 computed;
+  WsMma pending[WS_MMA_PENDING];
 };
 
 struct WsBlock {
@@ -92,10 +101,11 @@ extern thread_local WsFiber* ws_current __attribute__((tls_model("initial-exec")
 void ws_barrier_block();
 void* ws_shared(u32 bytes);
 u64 ws_block_time(const WsBlock* block);
-// d += a * b for the whole warp; returns when all lanes have come.
+// Issues d += a * b; d holds the result after `ws_mma_join`, in which all lanes of the warp meet.
 void ws_mma(u32 format, void* d, const void* a, const void* b);
-// Computes what the lanes of `warp` have published (mma.cpp).
-void ws_mma_compute(u32 format, u32 significand, WsWarp* warp);
+void ws_mma_join();
+// Computes one instruction (mma.cpp).
+void ws_mma_compute(const WsMma* mma, u32 significand);
 // The block has finished a tile; these are this thread's `count` accumulators of `bytes` each.
 void ws_done_tile(void* accumulators, u32 bytes, u32 count);
 float ws_decode_f16(u16 bits);

@@ -23,6 +23,7 @@ WS_GLOBAL(128) selftest_deadlock(u32* numbers) {
   const u32 a[4] = {}, b[2] = {};
   if (threadIdx.x % 2 == 0) {
     ws_mma_s8(d, a, b);
+    WS_MMA_JOIN();
   } else {
     __syncthreads();
   }
