@@ -91,7 +91,7 @@ pub enum RunError {
 pub fn run(options: &RunOptions, cancel: &Cancel, observer: &mut dyn Observer) -> Result<Report, RunError> {
     let signer = key::load_or_create(&options.key).map_err(RunError::Refused)?;
     let bundle = Bundle::create(&options.out).map_err(RunError::Refused)?;
-    let mut run = steps::Run::begin(options, bundle).map_err(RunError::Broken)?;
+    let mut run = steps::Run::begin(options, bundle, observer).map_err(RunError::Broken)?;
     for (number, test) in options.suite.tests.iter().enumerate() {
         if cancel.requested() {
             break;

@@ -41,7 +41,11 @@ pub(super) struct Run<'a> {
 
 impl<'a> Run<'a> {
     /// Looks at the blade and writes the first checkpoint.
-    pub fn begin(options: &'a RunOptions, mut bundle: Bundle) -> Result<Run<'a>, BundleError> {
+    pub fn begin(
+        options: &'a RunOptions,
+        mut bundle: Bundle,
+        observer: &mut dyn Observer,
+    ) -> Result<Run<'a>, BundleError> {
         let table = Table::built_in().map_err(|e| BundleError::Malformed {
             path: "built-in thresholds".into(),
             what: e.to_string(),
@@ -65,10 +69,10 @@ impl<'a> Run<'a> {
             watch,
         };
         for finding in findings {
-            run.found(None, "probe", finding)?;
+            run.found(observer, "probe", finding)?;
         }
         if let Some(why) = run.watch.blind().map(str::to_owned) {
-            run.cannot_read_kernel_log(why)?;
+            run.cannot_read_kernel_log(observer, why)?;
         }
         Ok(run)
     }
@@ -82,7 +86,7 @@ impl<'a> Run<'a> {
     ) -> Result<&TestResult, BundleError> {
         let before_test = self.watch.test_begins(&self.facts);
         for finding in before_test {
-            self.found(Some(observer), "kmsg", finding)?;
+            self.found(observer, "kmsg", finding)?;
         }
         let mut recorder =
             Recorder::new(&mut self.bundle, TestResult::empty(&test.name, test.kind.name(), now_ms()));
@@ -214,7 +218,7 @@ impl<'a> Run<'a> {
         let gaps = begin::gaps(self.options.backend, &facts, &findings);
         for finding in findings {
             if !self.findings.iter().any(|(_, old)| same(old, &finding)) {
-                self.found(Some(observer), "probe", finding)?;
+                self.found(observer, "probe", finding)?;
             }
         }
         for gap in gaps {
@@ -236,7 +240,11 @@ impl<'a> Run<'a> {
     }
 
     /// Some faults of a GPU are told by the kernel log alone: without it, GPUs cannot pass.
-    fn cannot_read_kernel_log(&mut self, why: String) -> Result<(), BundleError> {
+    fn cannot_read_kernel_log(
+        &mut self,
+        observer: &mut dyn Observer,
+        why: String,
+    ) -> Result<(), BundleError> {
         let (code, action) = ("kernel-log-unreadable", Action::UpdateSoftware);
         if !self.facts.gpus.is_empty() && self.options.backend != Backend::Cpu {
             self.gaps.push(Gap { device: None, code: code.to_owned(), why: why.clone(), action });
@@ -244,12 +252,12 @@ impl<'a> Run<'a> {
         let severity = Severity::Warning;
         let finding =
             Finding { code: code.into(), device: None, severity, action, detail: why, reading: None };
-        self.found(None, "kmsg", finding)
+        self.found(observer, "kmsg", finding)
     }
 
     fn found(
         &mut self,
-        observer: Option<&mut dyn Observer>,
+        observer: &mut dyn Observer,
         source: &str,
         finding: Finding,
     ) -> Result<(), BundleError> {
@@ -261,10 +269,8 @@ impl<'a> Run<'a> {
             source: source.to_owned(),
             body: Body::Finding(finding.clone()),
         })?;
-        if let Some(observer) = observer {
-            let known = self.report.devices.iter().find(|d| Some(&d.id) == finding.device.as_ref());
-            observer.found(&finding, known.map(|d| d.label.as_str()));
-        }
+        let known = self.report.devices.iter().find(|d| Some(&d.id) == finding.device.as_ref());
+        observer.found(&finding, known.map(|d| d.label.as_str()));
         self.findings.push((id, finding));
         Ok(())
     }

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# `make bench`: every measurement beside its peer, in one run; raw data and tables go to docs/benchmarks.
+#   tests/bench/run.sh [classifier|agent|host|judge]...      all by default; half an hour on an idle machine
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+what=${*:-classifier agent host judge}
+bash tests/setup/packages.sh "the benchmarks" python3 python3-venv gcc stressapptest stress-ng
+echo "building for release" >&2
+cargo build --release --quiet -p whet -p whetstone-agent
+cargo build --quiet -p whetstone-scenario --bins
+target/debug/whet-sim libs --dir target/sim
+for one in $what; do
+    echo "== $one" >&2
+    case $one in
+        classifier) sh tests/bench/classify.sh target/release/whet docs/benchmarks/classifier.tsv ;;
+        agent) bash tests/bench/agent.sh target/release/whetstone-agent target/debug/whet-sim target/sim docs/benchmarks/agent.tsv ;;
+        host) bash tests/bench/host.sh ;;
+        judge) cargo run --release --quiet -p whetstone-burnin --example fleet_table ;;
+        *) echo "unknown benchmark $one: classifier, agent, host, judge" >&2; exit 2 ;;
+    esac
+done
