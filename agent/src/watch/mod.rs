@@ -123,7 +123,7 @@ pub fn watch(options: &WatchOptions, stop: Receiver<()>, mut say: impl FnMut(Eve
         known = found;
         // A look that took longer than the interval is not made up for.
         next = (next + options.interval).max(Instant::now());
-        if !rest(&woken, next, &mut say) {
+        if !rest(&woken, next, &facts, &mut say) {
             break;
         }
         let missed = lost.swap(0, Ordering::Relaxed);
@@ -137,14 +137,32 @@ pub fn watch(options: &WatchOptions, stop: Receiver<()>, mut say: impl FnMut(Eve
 }
 
 /// Waits until the next look is due and says what the kernel says meanwhile. False when the watch is to end.
-fn rest(woken: &Receiver<Wake>, next: Instant, say: &mut impl FnMut(Event)) -> bool {
+fn rest(woken: &Receiver<Wake>, next: Instant, facts: &Facts, say: &mut impl FnMut(Event)) -> bool {
     loop {
         match woken.recv_timeout(next.saturating_duration_since(Instant::now())) {
-            Ok(Wake::Kernel(event)) => say(*event),
+            Ok(Wake::Kernel(event)) => say(named(*event, facts)),
             Err(RecvTimeoutError::Timeout) => return true,
             Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
         }
     }
+}
+
+/// The kernel names a GPU by its place on the bus; where that GPU is known, its UUID is put in its stead.
+fn named(mut event: Event, facts: &Facts) -> Event {
+    if let What::Kernel { finding, .. } = &mut event.what
+        && let Some(address) = finding.device.as_ref().map(|device| device.as_str().to_owned())
+    {
+        let here = |pci: &Option<String>| {
+            pci.as_deref()
+                .is_some_and(|pci| pci == address || pci.strip_suffix(".0") == Some(address.as_str()))
+        };
+        let gpu = facts.gpus.iter().find(|gpu| here(&gpu.identity.pci)).map(|gpu| &gpu.uuid);
+        let gap = facts.gpu_gaps.iter().find(|gap| here(&gap.pci)).and_then(|gap| gap.uuid.as_ref());
+        if let Some(uuid) = gpu.or(gap) {
+            finding.device = Some(uuid.clone());
+        }
+    }
+    event
 }
 
 fn follow(path: &Path, wake: SyncSender<Wake>, lost: Arc<AtomicU64>) -> Result<KmsgFollower, FollowError> {
@@ -235,6 +253,30 @@ mod tests {
             rates.judge(&facts(minute, 5000), &table);
         }
         assert!(rates.judge(&facts(20, 5000), &table).is_empty());
+    }
+
+    #[test]
+    fn a_kernel_line_about_a_known_gpu_carries_its_uuid() {
+        let gpu = serde_json::json!({"uuid": "GPU-1", "index": 0, "pci": "0000:2a:00.0"});
+        let facts = Facts { gpus: vec![serde_json::from_value(gpu).unwrap()], ..Facts::default() };
+        let device_of = |address: &str| {
+            let finding = Finding {
+                code: "xid-79".into(),
+                device: whetstone_model::device::DeviceId::new(address).ok(),
+                severity: whetstone_model::action::Severity::Fault,
+                action: whetstone_model::action::Action::Reboot,
+                detail: String::new(),
+                reading: None,
+            };
+            match named(Event { at_ms: 0, what: What::Kernel { finding, line: String::new() } }, &facts).what
+            {
+                What::Kernel { finding, .. } => finding.device.unwrap().to_string(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(device_of("0000:2a:00"), "GPU-1");
+        assert_eq!(device_of("0000:2a:00.0"), "GPU-1");
+        assert_eq!(device_of("0000:2b:00.0"), "0000:2b:00.0");
     }
 
     #[test]

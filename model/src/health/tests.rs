@@ -599,3 +599,40 @@ fn samples_under_load() {
     let narrow: Vec<GpuSample> = (0..180).map(|s| sample(s, &[], 10, 3)).collect();
     assert_eq!(codes(&narrow), [("pcie-generation".to_owned(), Fault)]);
 }
+
+/// `docs/findings.md` lists every code that a rule can give, and no other.
+#[test]
+fn the_page_lists_every_code() {
+    let sources = [
+        include_str!("source.rs"),
+        include_str!("blade.rs"),
+        include_str!("bus.rs"),
+        include_str!("counters.rs"),
+        include_str!("gpu.rs"),
+        include_str!("host.rs"),
+        include_str!("link.rs"),
+        include_str!("mod.rs"),
+        include_str!("ports.rs"),
+    ];
+    // A code is a string of words with dashes; nothing else in the rules looks like that.
+    let is_code = |text: &str| {
+        text.contains('-')
+            && text.split('-').all(|word| !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase()))
+    };
+    let not_codes = ["vfio-pci", "read-only", "peer-to-peer"];
+    let said: std::collections::BTreeSet<&str> = sources
+        .iter()
+        .flat_map(|source| source.split('"').skip(1).step_by(2))
+        .filter(|text| is_code(text) && !not_codes.contains(text))
+        .collect();
+    let page = include_str!("../../../docs/findings.md");
+    let listed: std::collections::BTreeSet<&str> =
+        page.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    assert!(said.len() > 60, "the rules were not understood: {said:?}");
+    assert_eq!(said.difference(&listed).collect::<Vec<_>>(), Vec::<&&str>::new(), "not on the page");
+    assert_eq!(
+        listed.difference(&said).collect::<Vec<_>>(),
+        Vec::<&&str>::new(),
+        "on the page, given by no rule"
+    );
+}

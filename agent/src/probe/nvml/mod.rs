@@ -30,6 +30,9 @@ pub struct Gpus {
     opening: Slot<Result<Open, OpenError>>,
     open: Option<Open>,
     slots: Vec<GpuSlot>,
+    /// GPUs (by index) for which the library was opened anew already: a GPU that stays lost must not have it
+    /// closed and opened at every look.
+    reopened_for: Vec<u32>,
     /// GPUs that have answered since this prober was made: one that is gone later is still named.
     known: Vec<Known>,
 }
@@ -95,7 +98,14 @@ pub struct Seen {
 
 impl Gpus {
     pub fn new(library: Option<PathBuf>) -> Self {
-        Self { library, opening: Slot::new("nvml"), open: None, slots: Vec::new(), known: Vec::new() }
+        Self {
+            library,
+            opening: Slot::new("nvml"),
+            open: None,
+            slots: Vec::new(),
+            reopened_for: Vec::new(),
+            known: Vec::new(),
+        }
     }
 
     /// Asks every GPU that is not still busy with an earlier question. Call [`Gpus::collect`] next.
@@ -141,12 +151,16 @@ impl Gpus {
                     self.known.retain(|old| old.uuid != known.uuid);
                     self.known.push(known);
                     slot.last = Some(gpu.clone());
+                    self.reopened_for.retain(|other| *other != index);
                     seen.gpus.push(gpu);
                     continue;
                 }
                 Answer::Done(Err((kind, detail)), _) => {
                     // Handles of a GPU that was lost or reset stay bad: the library is opened anew next time.
-                    reopen = true;
+                    if !self.reopened_for.contains(&index) {
+                        self.reopened_for.push(index);
+                        reopen = true;
+                    }
                     (kind, detail)
                 }
                 Answer::Timeout(for_so_long) => {
