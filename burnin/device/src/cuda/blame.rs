@@ -56,20 +56,24 @@ mod tests {
     fn a_flipped_contribution_is_found_in_the_sum() {
         let values = [11.0f32, -70_003.0, 1_234.0, 99_991.0];
         let expected: f32 = values.iter().sum();
+        let mut named = 0;
         for rank in 0..4 {
-            for bit in [3, 12, 17, 23, 31] {
+            for bit in 0..32 {
                 let mut broken = values;
                 broken[rank] = f32::from_bits(values[rank].to_bits() ^ (1 << bit));
                 let got: f32 = broken.iter().sum();
-                if got != expected {
-                    assert_eq!(
-                        contributor(&values, expected, got),
-                        Some((rank, bit)),
-                        "rank {rank} bit {bit}"
+                if got.to_bits() != expected.to_bits() {
+                    // Two contributions can explain the same sum; then none is named, and never a wrong one.
+                    let found = contributor(&values, expected, got);
+                    assert!(
+                        found.is_none_or(|found| found == (rank, bit)),
+                        "rank {rank} bit {bit}: {found:?}"
                     );
+                    named += usize::from(found.is_some());
                 }
             }
         }
+        assert!(named > 30, "{named}");
         assert_eq!(contributor(&values, expected, expected + 0.123), None);
         // Equal contributions cannot be told apart.
         assert_eq!(contributor(&[5.0, 5.0], 10.0, 14.0), None);

@@ -255,6 +255,13 @@ fn blame<S: Sink>(context: &Context<'_, S>, data: &Data, results: &Outcomes) -> 
         entry.0.insert(operation);
         entry.1 += 1;
     }
+    // With one culprit, its flips are in every wrong sum too.
+    if by_culprit.len() == 1
+        && let Some(entry) = by_culprit.values_mut().next()
+    {
+        entry.0 = results.iter().filter(|(_, r)| r.wrong_elements > 0).map(|(o, _)| o.as_str()).collect();
+        entry.1 += unknown.len();
+    }
     // A wrong sum that no single flipped contribution explains names nobody; it stands alone only if nothing else does.
     if by_culprit.is_empty()
         && let Some(first) = unknown.first()

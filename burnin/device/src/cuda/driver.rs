@@ -83,7 +83,7 @@ fn uuid_text(uuid: sys::CUuuid) -> String {
 impl Gpu {
     pub fn open(target: &GpuTarget) -> Result<Gpu, CudaError> {
         require_driver()?;
-        let fail = |what: &str, e| CudaError::call(format!("{}: {what}", target.label), e);
+        let fail = |what: &str, e| CudaError::call(what, e);
         result::init().map_err(|e| fail("cuInit", e))?;
         let seen = result::device::get_count().map_err(|e| fail("cuDeviceGetCount", e))?;
         for ordinal in 0..seen {
@@ -97,7 +97,7 @@ impl Gpu {
     }
 
     fn open_ordinal(target: &GpuTarget, ordinal: usize) -> Result<Gpu, CudaError> {
-        let fail = |what: &str, e| CudaError::call(format!("{}: {what}", target.label), e);
+        let fail = |what: &str, e| CudaError::call(what, e);
         let context = CudaContext::new(ordinal).map_err(|e| fail("open context", e))?;
         // SAFETY: every buffer here has one owner that waits for its stream before it frees; cudarc's own event
         // tracking would add an event per allocation and launch.
@@ -244,6 +244,19 @@ impl Buffer {
         gpu.check("cuMemcpyDtoH", done)?;
         gpu.check("cuStreamSynchronize", self.stream.synchronize())?;
         Ok(values)
+    }
+
+    /// The single number that the buffer starts with. One that is not zero is read twice: it accuses.
+    pub fn count(&self, gpu: &Gpu, what: &'static str) -> Result<u32, CudaError> {
+        let read = || Ok(self.download::<u32>(gpu, 0, 1)?.first().copied().unwrap_or(0));
+        let first = read()?;
+        if first == 0 {
+            return Ok(0);
+        }
+        match read()? {
+            second if second == first => Ok(first),
+            second => Err(CudaError::Unreliable { what, first, second }),
+        }
     }
 
     /// The device address; an argument of kernels.

@@ -21,6 +21,9 @@ pub enum CudaError {
     NoKernel { kernel: String },
     #[error("{what}: CUDA error {code} ({name})")]
     Call { what: String, code: u32, name: String },
+    /// The same number read back twice, differently.
+    #[error("{what} was read back as {first}, then as {second}: copies from this GPU arrive changed")]
+    Unreliable { what: &'static str, first: u32, second: u32 },
     #[error("{0}")]
     Other(String),
 }
@@ -192,6 +195,17 @@ pub fn meaning_of(code: u32) -> Option<&'static Meaning> {
 /// How a test ends that met `error` on `gpu`, and the finding that goes with it.
 pub fn judge(error: &CudaError, gpu: Option<&GpuTarget>) -> (Option<Finding>, Done) {
     let label = gpu.map_or_else(String::new, |g| format!("{}: ", g.label));
+    if let CudaError::Unreliable { .. } = error {
+        let finding = Finding {
+            code: "copy-corruption".to_owned(),
+            device: gpu.map(|g| g.uuid.clone()),
+            severity: Severity::Fault,
+            action: Action::Replace,
+            detail: error.to_string(),
+            reading: None,
+        };
+        return (Some(finding), Done::fail(format!("{label}{error}")));
+    }
     let Some(meaning) = error.code().and_then(meaning_of) else {
         return (None, Done::inconclusive(format!("{label}{error}")));
     };

@@ -60,9 +60,12 @@ impl<S: Sink> Test<'_, S> {
         let covered = self.range.bytes() as f64 / (total as f64).max(1.0);
         self.reading("hbm.covered", covered * 100.0, Unit::Percent);
         self.context.sink.progress(0.0, &format!("{label} memory: bandwidth"));
-        if let Some(rate) = self.range.copy_rate(COPIES)? {
+        self.steps += 1;
+        let copied = self.range.copy_rate(Pattern::random(mix64(self.context.seed)), COPIES, self.steps)?;
+        if let Some(rate) = copied.rate {
             self.reading("hbm.bandwidth", rate / 1e9, Unit::GBps);
         }
+        self.book(MemoryPattern::Random, copied.faults);
 
         let begun = Instant::now();
         let mut passes = 0;

@@ -101,7 +101,7 @@ impl<'g> End<'g> {
                     .pointer(&self.count)
                     .u32(0);
                 self.gpu.launch("mem_verify", verify, blocks(self.gpu, words), THREADS, &arguments)?;
-                let count = self.count.download::<u32>(self.gpu, 0, 1)?.first().copied().unwrap_or(0);
+                let count = self.count.count(self.gpu, "the number of wrong words")?;
                 if count == 0 {
                     None
                 } else {

@@ -23,9 +23,10 @@ const FEWEST_SMS: usize = 8;
 pub struct SmRates {
     /// Operations per second, per SM, one value per launch.
     rates: BTreeMap<u32, Vec<f64>>,
-    /// Shortest busy time of an SM and the timer's finest step that was seen, ns.
+    /// Shortest busy time of an SM, ns.
     shortest_ns: Option<u64>,
-    step_ns: Option<u64>,
+    /// The timer's step: the greatest common divisor of all differences between its readings, ns.
+    step_ns: u64,
 }
 
 /// An SM that is slower than its sisters.
@@ -49,10 +50,10 @@ impl SmRates {
         let mut counts: Vec<u32> = spans.values().map(|s| s.2).collect();
         counts.sort_unstable();
         let usual = counts.get(counts.len() / 2).copied().unwrap_or(0);
-        let mut ends: Vec<u64> = spans.values().map(|s| s.1).collect();
-        ends.sort_unstable();
-        let step = ends.windows(2).map(|w| w[1] - w[0]).filter(|d| *d > 0).min();
-        self.step_ns = [self.step_ns, step].into_iter().flatten().min();
+        if let Some((first, ..)) = spans.values().next().copied() {
+            let readings = spans.values().flat_map(|(start, end, _)| [*start, *end]);
+            self.step_ns = readings.fold(self.step_ns, |step, at| divisor(step, at.abs_diff(first)));
+        }
         for (sm, (start, end, count)) in spans.into_iter().filter(|(_, s)| s.2 == usual) {
             let ns = end - start;
             self.shortest_ns = Some(self.shortest_ns.map_or(ns, |s| s.min(ns)));
@@ -81,10 +82,7 @@ impl SmRates {
         let deviations: Vec<f64> = values.iter().map(|v| (v - middle).abs()).collect();
         let sigma = 1.4826 * median(&deviations).unwrap_or(0.0) / middle;
         // Two ticks of the timer, as a part of what it measured.
-        let ticks = match (self.step_ns, self.shortest_ns) {
-            (Some(step), Some(shortest)) if shortest > 0 => 2.0 * step as f64 / shortest as f64,
-            _ => 0.0,
-        };
+        let ticks = self.shortest_ns.map_or(0.0, |ns| 2.0 * self.step_ns as f64 / ns.max(1) as f64);
         let limit = |fixed: f64| fixed.max(SIGMAS * sigma).max(ticks);
         let mut slow: Vec<SlowSm> = rates
             .into_iter()
@@ -95,6 +93,11 @@ impl SmRates {
         slow.sort_by(|a, b| b.shortfall.total_cmp(&a.shortfall));
         slow
     }
+}
+
+/// Greatest common divisor; that of 0 and n is n.
+fn divisor(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { divisor(b, a % b) }
 }
 
 /// The middle value (the lower one of two).

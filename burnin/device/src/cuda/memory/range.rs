@@ -140,19 +140,28 @@ impl<'g> Range<'g> {
 
     /// Number of words that are not the pattern, and the first of them.
     pub fn verify(&self, pattern: Pattern, pass: u32) -> Result<(u64, Vec<Fault>), CudaError> {
-        self.sweep(|chunk, words, first| {
-            let arguments = Arguments::new()
-                .pointer(chunk)
-                .u64(words)
-                .u64(first)
-                .u32(pattern.code)
-                .u64(pattern.seed)
-                .pointer(&self.log)
-                .u32(LOG_ENTRIES)
-                .pointer(&self.count)
-                .u32(pass);
-            self.gpu.launch("mem_verify", &self.verify, self.blocks(words), THREADS, &arguments)
-        })
+        self.sweep(|chunk, words, first| self.verify_part(chunk.pointer(), words, first, pattern, pass))
+    }
+
+    fn verify_part(
+        &self,
+        address: u64,
+        words: u64,
+        first: u64,
+        pattern: Pattern,
+        pass: u32,
+    ) -> Result<(), CudaError> {
+        let arguments = Arguments::new()
+            .u64(address)
+            .u64(words)
+            .u64(first)
+            .u32(pattern.code)
+            .u64(pattern.seed)
+            .pointer(&self.log)
+            .u32(LOG_ENTRIES)
+            .pointer(&self.count)
+            .u32(pass);
+        self.gpu.launch("mem_verify", &self.verify, self.blocks(words), THREADS, &arguments)
     }
 
     /// Like [`Range::verify`], and each word becomes the complement of the pattern.
@@ -188,7 +197,7 @@ impl<'g> Range<'g> {
         for (chunk, words, first) in self.parts() {
             launch(chunk, words, first)?;
         }
-        let count = self.count.download::<u32>(self.gpu, 0, 1)?.first().copied().unwrap_or(0);
+        let count = self.count.count(self.gpu, "the number of wrong words")?;
         if count == 0 {
             return Ok((0, Vec::new()));
         }
@@ -214,23 +223,50 @@ impl<'g> Range<'g> {
             .map_or(0, |(chunk, _, first)| chunk.pointer() + (word - first) * 8)
     }
 
-    /// Bytes per second (read plus written) of a copy on the device: the median of `times`. `None` with one allocation only.
-    pub fn copy_rate(&self, times: usize) -> Result<Option<f64>, CudaError> {
-        let [from, to, ..] = &self.chunks[..] else { return Ok(None) };
-        let words = (from.bytes().min(to.bytes()) / 8) as u64;
-        let arguments = Arguments::new().pointer(to).pointer(from).u64(words);
+    /// Fills everything, copies the first allocation to the second `times` times, and verifies everything: also what a copy
+    /// has moved.
+    pub fn copy_rate(&self, pattern: Pattern, times: usize, pass: u32) -> Result<Copied, CudaError> {
+        self.fill(pattern)?;
         let mut rates = Vec::new();
-        // The first copy warms up.
-        for i in 0..=times {
-            let before = self.gpu.mark()?;
-            self.gpu.launch("mem_copy", &self.copy, self.blocks(words), THREADS, &arguments)?;
-            let after = self.gpu.mark()?;
-            self.gpu.wait("mem_copy")?;
-            let seconds = self.gpu.seconds(&before, &after)?;
-            if i > 0 {
-                rates.push(words as f64 * 16.0 / seconds);
+        let mut copied_words = 0;
+        if let [from, to, ..] = &self.chunks[..] {
+            let words = (from.bytes().min(to.bytes()) / 8) as u64;
+            copied_words = words;
+            let arguments = Arguments::new().pointer(to).pointer(from).u64(words);
+            // The first copy warms up.
+            for i in 0..=times {
+                let before = self.gpu.mark()?;
+                self.gpu.launch("mem_copy", &self.copy, self.blocks(words), THREADS, &arguments)?;
+                let after = self.gpu.mark()?;
+                self.gpu.wait("mem_copy")?;
+                let seconds = self.gpu.seconds(&before, &after)?;
+                if i > 0 {
+                    rates.push(words as f64 * 16.0 / seconds);
+                }
             }
         }
-        Ok(median(&rates))
+        let second = self.chunks.get(1).map(Buffer::pointer);
+        let faults = self.sweep(|chunk, words, first| {
+            if Some(chunk.pointer()) != second {
+                return self.verify_part(chunk.pointer(), words, first, pattern, pass);
+            }
+            // The copy has the pattern of the first allocation, which starts at word 0; the rest is its own.
+            self.verify_part(chunk.pointer(), copied_words, 0, pattern, pass)?;
+            let (rest, own) = (words - copied_words, first + copied_words);
+            if rest == 0 {
+                return Ok(());
+            }
+            self.verify_part(chunk.pointer() + copied_words * 8, rest, own, pattern, pass)
+        })?;
+        Ok(Copied { rate: median(&rates), faults })
     }
+}
+
+/// What copying on the device gave.
+pub struct Copied {
+    /// Bytes per second, read plus written, the median; `None` with one allocation only.
+    pub rate: Option<f64>,
+    /// Wrong words: their number and the first ones. Those of the second allocation are told as of the first, from which
+    /// they were copied.
+    pub faults: (u64, Vec<Fault>),
 }
