@@ -203,7 +203,7 @@ fn identity(device: &Device<'_>, ask: &mut Asker) -> GpuIdentity {
 fn cores_per_sm(major: i32, minor: i32) -> Option<u32> {
     match (major, minor) {
         (7, _) | (8, 0) => Some(64),
-        (8 | 9 | 10 | 11 | 12, _) => Some(128),
+        (8..=12, _) => Some(128),
         _ => None,
     }
 }
@@ -295,10 +295,8 @@ fn ecc_counters(
     fresh: bool,
 ) {
     let mut at = |location: MemoryLocation| ErrorCount {
-        corrected: ask.get(
-            "memory_error_counter",
-            device.memory_error_counter(MemoryError::Corrected, span, location.clone()),
-        ),
+        corrected: ask
+            .get("memory_error_counter", device.memory_error_counter(MemoryError::Corrected, span, location)),
         uncorrected: ask.get(
             "memory_error_counter",
             device.memory_error_counter(MemoryError::Uncorrected, span, location),
