@@ -11,7 +11,7 @@ use whetstone_model::report::{Blade, Report, SCHEMA, SuiteRef, Versions};
 use whetstone_model::threshold::{GpuSeen, Table};
 use whetstone_model::verdict::{Outcome, Verdict};
 
-use super::{Backend, RunOptions, now_ms};
+use super::{Backend, RunOptions, SkuChoice, now_ms};
 use crate::bundle::{Bundle, BundleError};
 
 /// The report of a run that has just begun: inconclusive until it ends.
@@ -27,7 +27,11 @@ pub(super) fn report(options: &RunOptions, facts: &Facts, table: &Table) -> Repo
             memory_mib: g.memory.total_mib.unwrap_or(0),
         })
         .collect();
-    let sku = table.profile_for(&seen).map(|p| p.sku.clone());
+    let sku = match &options.sku {
+        SkuChoice::Recognised => table.profile_for(&seen).map(|p| p.sku.clone()),
+        SkuChoice::Named(sku) => Some(sku.clone()),
+        SkuChoice::None => None,
+    };
     let driver = facts.gpu_driver.as_ref();
     let mut vbios: Vec<&str> = facts.gpus.iter().filter_map(|g| g.identity.vbios.as_deref()).collect();
     vbios.sort_unstable();
@@ -116,6 +120,10 @@ fn devices(facts: &Facts) -> Vec<Device> {
             devices.push(Device { id, kind, label, model, serial: serial.cloned(), pci: pci.cloned() });
         }
     };
+    for socket in 0..facts.cpu.sockets.unwrap_or(0) {
+        let id = format!("cpu{socket}");
+        add(id.clone(), DeviceKind::Cpu, id, facts.cpu.model.as_ref(), None, None);
+    }
     for port in &facts.ib_ports {
         add(port.id(), DeviceKind::NicPort, port.id(), port.adapter_type.as_ref(), None, port.pci.as_ref());
     }

@@ -35,6 +35,17 @@ pub enum Backend {
     Cpu,
 }
 
+/// The SKU profile of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SkuChoice {
+    /// The one that the GPUs fit.
+    Recognised,
+    /// This one, whatever the GPUs say.
+    Named(String),
+    /// None: for a machine that has only some of a blade's GPUs. They are compared with each other.
+    None,
+}
+
 /// What a run needs to know.
 #[derive(Debug, Clone)]
 pub struct RunOptions {
@@ -47,6 +58,8 @@ pub struct RunOptions {
     pub out: PathBuf,
     /// Name of the blade; the host's name if `None`.
     pub blade: Option<String>,
+    /// What the blade is held against.
+    pub sku: SkuChoice,
     pub probe: ProbeOptions,
     /// The kernel log to follow.
     pub kmsg: PathBuf,

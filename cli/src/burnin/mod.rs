@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use whetstone_agent::bundle::key;
-use whetstone_agent::run::{self, Backend, Cancel, Launcher, RunError, RunOptions};
+use whetstone_agent::run::{self, Backend, Cancel, Launcher, RunError, RunOptions, SkuChoice};
 use whetstone_burnin::suite::{BUILT_IN, Suite};
 use whetstone_model::report::Report;
+use whetstone_model::threshold::Table;
 
 use crate::input_error;
 use progress::Progress;
@@ -34,6 +35,9 @@ pub struct Args {
     /// Name of this blade in the report [default: the host's name]
     #[arg(long, value_name = "NAME")]
     blade: Option<String>,
+    /// SKU profile to hold this blade against; none compares its GPUs with each other only [default: the one they fit]
+    #[arg(long, value_name = "SKU|none")]
+    sku: Option<String>,
     #[command(flatten)]
     places: crate::probe::Places,
     /// Kernel log to follow during the tests
@@ -70,6 +74,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         seed: args.seed,
         out: args.out.unwrap_or_else(default_out),
         blade: args.blade.map(blade_name).transpose()?,
+        sku: args.sku.map_or(Ok(SkuChoice::Recognised), sku_choice)?,
         probe: args.places.options()?,
         kmsg: args.kmsg,
         key: args.key.unwrap_or_else(key::default_path),
@@ -104,6 +109,18 @@ fn load_suite(name: &str) -> anyhow::Result<(Suite, String)> {
         return Err(input_error(format!("{name}: over {MAX_SUITE_BYTES} bytes, not a suite")));
     }
     Ok((Suite::parse(name, &text).map_err(input_error)?, text))
+}
+
+fn sku_choice(name: String) -> anyhow::Result<SkuChoice> {
+    if name == "none" {
+        return Ok(SkuChoice::None);
+    }
+    let table = Table::built_in()?;
+    if table.profile(&name).is_none() {
+        let known: Vec<&str> = table.profiles.iter().map(|p| p.sku.as_str()).collect();
+        return Err(input_error(format!("--sku {name:?} is not known; known: {}, none", known.join(", "))));
+    }
+    Ok(SkuChoice::Named(name))
 }
 
 /// Names go into file names and labels.
