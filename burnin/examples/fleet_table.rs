@@ -1,14 +1,15 @@
 //! Makes the table of `docs/benchmarks/fleet-judge.md`: the judge's realised false-positive rate on healthy fleets of
 //! several noise shapes, and its precision and recall on planted gray devices beside fixed limits.
 //!
-//! `cargo run --release -p whetstone-burnin --example fleet_table -- [DEVICES_PER_CELL] [--raw]`
+//! `cargo run --release -p whetstone-burnin --example fleet_table -- [DEVICES_PER_CELL] [RAW_FILE]`
 //!
-//! Prints Markdown, or with `--raw` one JSON object per cell.
+//! Prints Markdown; RAW_FILE gets one JSON object per cell.
 
 #[path = "../tests/fleets/mod.rs"]
 mod fleets;
 
 use std::collections::BTreeSet;
+use std::io::Write;
 
 use fleets::{Fleet, Plan, Shape, make};
 use whetstone_burnin::judge::{Better, Options, Sample, judge, robust};
@@ -110,21 +111,24 @@ fn run(plan: &Plan, devices: usize, rule: &Rule) -> Tally {
 
 fn main() {
     let mut devices = 6_000;
-    let mut raw = false;
+    let mut raw = None;
     for arg in std::env::args().skip(1) {
         match arg.parse() {
             Ok(n) => devices = n,
-            Err(_) if arg == "--raw" => raw = true,
-            Err(_) => {
-                eprintln!("usage: fleet_table [DEVICES_PER_CELL] [--raw]");
-                std::process::exit(2);
-            }
+            Err(_) => match std::fs::File::create(&arg) {
+                Ok(file) => raw = Some(file),
+                Err(error) => {
+                    eprintln!("{arg}: {error}; usage: fleet_table [DEVICES_PER_CELL] [RAW_FILE]");
+                    std::process::exit(2);
+                }
+            },
         }
     }
-    let cell = |table: &str, plan: &Plan, rule: &Rule, tally: &Tally| {
-        if raw {
+    let mut cell = |table: &str, plan: &Plan, rule: &Rule, tally: &Tally| {
+        if let Some(file) = &mut raw {
             let (rate, half) = tally.false_percent();
-            println!(
+            let written = writeln!(
+                file,
                 "{}",
                 serde_json::json!({
                     "table": table, "shape": plan.shape.name(), "blades": plan.blades, "metrics": plan.metrics,
@@ -134,13 +138,13 @@ fn main() {
                     "planted": tally.gray, "planted_accused": tally.hit,
                 })
             );
+            if let Err(error) = written {
+                eprintln!("raw file: {error}");
+                std::process::exit(1);
+            }
         }
     };
-    let say = |text: String| {
-        if !raw {
-            println!("{text}")
-        }
-    };
+    let say = |text: String| println!("{text}");
     let heads = |first: &str| format!("| {first} | {} |", BLADES.map(|b| format!("{b} × 8")).join(" | "));
     let rule_line = format!("|---|{}", "---|".repeat(BLADES.len()));
 

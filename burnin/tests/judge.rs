@@ -167,6 +167,15 @@ fn equal_values_accuse_nobody_and_one_clear_exception_is_found() {
 }
 
 #[test]
+fn a_lag_that_nobody_would_act_on_is_no_outlier() {
+    let mut samples = make(&Plan { sigma: 1e-5, ..Plan::healthy(Shape::Normal, 8, 1, 2) }).samples;
+    samples[10].value *= 0.995;
+    assert!(judge(&samples, &Options::default()).outliers.is_empty());
+    samples[10].value *= 0.985;
+    assert_eq!(judge(&samples, &Options::default()).outliers.len(), 1);
+}
+
+#[test]
 fn a_second_kind_is_reported_not_accused() {
     let mut samples = make(&Plan::healthy(Shape::Normal, 8, 1, 4)).samples;
     samples.iter_mut().enumerate().filter(|(i, _)| i % 8 < 2).for_each(|(_, s)| s.value *= 0.96);

@@ -20,10 +20,11 @@ pub fn outliers(group: &Group<'_>, weighed: &Weighed, fpr: f64) -> Vec<Outlier> 
             let percent_worse = (weighed.center != 0.0).then(|| 100.0 * lag / weighed.center.abs());
             let spreads = (weighed.spread > 0.0).then(|| lag / weighed.spread);
             let rank = 1 + group.devices.iter().filter(|d| is_worse(d.value, device.value)).count();
+            let unit = if group.key.unit.is_empty() { String::new() } else { format!(" {}", group.key.unit) };
             let side = if group.key.better == Better::Higher { "below" } else { "above" };
             let amount = match percent_worse {
                 Some(percent) => format!("{percent:.1} %"),
-                None => format!("{} {}", number(lag), group.key.unit),
+                None => format!("{}{unit}", number(lag)),
             };
             let who = if by_blade && n > group.n_blades { "with its whole blade, " } else { "" };
             let p_limit = if by_blade { weighed.blade_level } else { weighed.device_level };
@@ -45,15 +46,14 @@ pub fn outliers(group: &Group<'_>, weighed: &Weighed, fpr: f64) -> Vec<Outlier> 
                 cohort_center: weighed.center,
                 cohort_spread: weighed.spread,
                 reason: format!(
-                    "{} {who}{amount} {side} its cohort of {n} (p = {}, fpr {} %): {} {unit} against a median of {} {unit} \
-                     with spread {} {unit}, place {rank} of {n} from the worst{wide}",
+                    "{} {who}{amount} {side} its cohort of {n} (p = {}, fpr {} %): {}{unit} against a median of {}{unit} \
+                     with spread {}{unit}, place {rank} of {n} from the worst{wide}",
                     group.key.metric,
                     probability(p),
                     number(100.0 * fpr),
                     number(device.value),
                     number(weighed.center),
                     number(weighed.spread),
-                    unit = group.key.unit,
                 ),
             }
         })

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::judge::LEAST_BLADES;
 use crate::judge::robust;
 use crate::judge::types::{Better, Sample};
 
@@ -36,6 +37,19 @@ pub struct Group<'a> {
 }
 
 impl Group<'_> {
+    /// Why nothing can be compared here, whatever the values; `None` if something can. Either there are siblings on
+    /// enough blades, or enough blades that the others show how much blades differ.
+    pub fn too_small(&self) -> Option<String> {
+        let with_siblings = self.blades().iter().filter(|b| b.len() >= 2).count();
+        if self.n_blades < LEAST_BLADES {
+            Some(format!("{} blade(s), needs {LEAST_BLADES} to compare", self.n_blades))
+        } else if self.n_blades == LEAST_BLADES && with_siblings < LEAST_BLADES {
+            Some(format!("one device per blade, needs more than {LEAST_BLADES} blades to compare"))
+        } else {
+            None
+        }
+    }
+
     /// The devices of each blade, as ranges of `devices`.
     pub fn blades(&self) -> Vec<std::ops::Range<usize>> {
         let mut ranges = Vec::with_capacity(self.n_blades);

@@ -37,9 +37,9 @@ pub fn judge(samples: &[Sample], options: &Options) -> Judgement {
     // In how many cohorts that are large enough each device takes part: it may be accused in any of them.
     let mut tests: BTreeMap<(&str, &str), u32> = BTreeMap::new();
     for cohort in &groups {
+        let compared = u32::from(cohort.too_small().is_none());
         for device in &cohort.devices {
-            let count = tests.entry((device.blade, device.device)).or_default();
-            *count += u32::from(cohort.n_blades >= LEAST_BLADES);
+            *tests.entry((device.blade, device.device)).or_default() += compared;
         }
     }
     let mut outliers = Vec::new();

@@ -9,7 +9,7 @@ const LEAST_KIND: f64 = 0.25;
 /// The same for a group that lies far away ([`FAR`]): kinds so different are expected to be about even.
 const LEAST_FAR_KIND: f64 = 0.35;
 /// "Far": this much of the median away …
-const FAR: f64 = 0.05;
+const FAR: f64 = 0.04;
 /// … in a metric whose noise is at most this much of the median.
 const PRECISE: f64 = 0.01;
 /// Never more than this share is accused.
@@ -39,12 +39,22 @@ pub struct Look<'a> {
     pub least_width: f64,
     /// |median| of the cohort, for the relative rules.
     pub center: f64,
-    /// Accuse below this probability.
+    /// Accuse below this probability …
     pub level: f64,
+    /// … times n / (n + this): small cohorts show least of their noise's shape.
+    pub small: f64,
     /// Probability to accuse a healthy device because its kind came out rare by chance.
     pub kind_level: f64,
     /// True if one value may be accused whatever the size of the cohort, when it is far: for three or four blades.
     pub lone_far: bool,
+}
+
+impl Look<'_> {
+    /// The probability below which a value of this cohort is accused.
+    pub fn level(&self) -> f64 {
+        let n = self.core.len() as f64;
+        self.level * n / (n + self.small)
+    }
 }
 
 /// What was found.
@@ -63,6 +73,7 @@ pub fn scan(look: &Look<'_>) -> Seen {
     let mut order: Vec<usize> = (0..n).collect();
     // Worst first. Ties by index, which the caller derives from names, not from the input's order.
     order.sort_by(|&a, &b| look.held[b].total_cmp(&look.held[a]).then(a.cmp(&b)));
+    let level = look.level();
     let mut second_kind = None;
     for k in (1..=n * 2 / 5).rev() {
         let (candidates, rest) = order.split_at(k);
@@ -76,7 +87,7 @@ pub fn scan(look: &Look<'_>) -> Seen {
             continue;
         }
         let Some(tail) = Tail::fit(&core, look.least_width) else { continue };
-        if tail.beyond(innermost) >= look.level {
+        if tail.beyond(innermost) >= level {
             continue;
         }
         // Leaving out k healthy extremes makes the rest look narrow. So also: had all been healthy, how probable is
@@ -84,7 +95,7 @@ pub fn scan(look: &Look<'_>) -> Seen {
         // the chances of all k together, 1/(k (k+1)) of the level each, add up to the level.
         let Some(all_healthy) = Tail::fit_below(&core, look.least_width, k) else { continue };
         let (k_f, n_f) = (k as f64, n as f64);
-        if all_healthy.gap(edge, innermost, k) >= CAUTION * look.level * n_f / (k_f * k_f * (k_f + 1.0)) {
+        if all_healthy.gap(edge, innermost, k) >= CAUTION * level * n_f / (k_f * k_f * (k_f + 1.0)) {
             continue;
         }
         let far = distance >= FAR * look.center && width <= PRECISE * look.center;

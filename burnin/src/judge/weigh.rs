@@ -7,10 +7,15 @@ use crate::judge::types::Better;
 
 /// Part of the level that goes to devices among their siblings when whole blades can be judged too.
 const DEVICE_PART: f64 = 0.7;
+/// Devices at which the level is halved, see [`Look::small`]. Whole blades need none: they are few, but their least
+/// width is known from their devices.
+const SMALL_COHORT: f64 = 6.0;
 /// A rounding step is believed up to this much of the median: steps beyond it are differences.
 const COARSEST_STEP: f64 = 0.02;
 /// A cohort in which only a device this much worse than the median would be accused is not judged.
 const WORST_DETECTABLE: f64 = 0.5;
+/// Nobody replaces a part for less than this much of the median, however sure it is.
+const LEAST_LAG: f64 = 0.01;
 /// Variance of the median of n normal values, times n.
 const MEDIAN_VARIANCE: f64 = 1.5;
 
@@ -48,9 +53,8 @@ pub fn weigh(group: &Group<'_>, level: f64, fpr: f64, seed: u64) -> Weighed {
         why_not: None,
         notes: Vec::new(),
     };
-    if group.n_blades < super::LEAST_BLADES {
-        weighed.why_not =
-            Some(format!("{} blade(s), needs {} to compare", group.n_blades, super::LEAST_BLADES));
+    weighed.why_not = group.too_small();
+    if weighed.why_not.is_some() {
         return weighed;
     }
     // From here on larger is worse.
@@ -76,6 +80,7 @@ pub fn weigh(group: &Group<'_>, level: f64, fpr: f64, seed: u64) -> Weighed {
     let reach = WORST_DETECTABLE * if center == 0.0 { 1e3 * spread } else { center.abs() };
     let mut noise = 0.0;
     let place = sign * center;
+    let least_lag = LEAST_LAG * center.abs();
 
     if has_devices {
         let look = Look {
@@ -84,16 +89,18 @@ pub fn weigh(group: &Group<'_>, level: f64, fpr: f64, seed: u64) -> Weighed {
             least_width: 0.0,
             center: center.abs(),
             level: weighed.device_level,
+            small: SMALL_COHORT,
             kind_level: 0.5 * fpr,
             lone_far: false,
         };
+        weighed.device_level = look.level();
         let seen = scan::scan(&look);
         weighed.detectable = detectable(&seen, &look, reach);
         note_second_kind(&mut weighed.notes, &seen, "devices", center);
         for (at, p) in seen.accused {
             let device = siblings.of_device[at];
             // Slower than quick siblings, but no slower than the cohort: not worth an accusation.
-            if worse[device] > place {
+            if worse[device] - place > least_lag {
                 weighed.accused.push((device, p, false));
             }
         }
@@ -117,6 +124,7 @@ pub fn weigh(group: &Group<'_>, level: f64, fpr: f64, seed: u64) -> Weighed {
             least_width: noise * (MEDIAN_VARIANCE / typical).sqrt() * 0.8,
             center: center.abs(),
             level: weighed.blade_level,
+            small: 0.0,
             kind_level: 0.5 * fpr,
             lone_far: true,
         };
@@ -125,7 +133,8 @@ pub fn weigh(group: &Group<'_>, level: f64, fpr: f64, seed: u64) -> Weighed {
         note_second_kind(&mut weighed.notes, &seen, "blades", center);
         for (at, p) in seen.accused {
             let half = middle + 0.5 * (medians[at] - middle);
-            for device in blades[at].clone().filter(|&d| worse[d] >= half) {
+            let slow = |d: &usize| worse[*d] >= half && worse[*d] - place > least_lag;
+            for device in blades[at].clone().filter(slow) {
                 if !weighed.accused.iter().any(|(d, ..)| *d == device) {
                     weighed.accused.push((device, p, true));
                 }
@@ -181,12 +190,12 @@ fn detectable(seen: &Seen, look: &Look<'_>, reach: f64) -> Option<f64> {
     }
     match &seen.tail {
         Some(tail) => {
-            let at = tail.value_at(look.level, reach)?;
+            let at = tail.value_at(look.level(), reach)?;
             // The device that is looked for lies outside of the distribution, which then has one value fewer.
-            (at - middle > 0.0).then_some(at - middle)
+            (at - middle > 0.0).then_some((at - middle).max(LEAST_LAG * look.center))
         }
-        // All equal: anything beyond the coarsest rounding step.
-        None => Some(COARSEST_STEP * look.center),
+        // All equal: what lies a rounding step beyond the coarsest step that is believed.
+        None => Some(2.0 * COARSEST_STEP * look.center),
     }
 }
 
