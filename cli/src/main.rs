@@ -14,7 +14,12 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "whet", version, about = "Burn in GPU blades and keep the faulty ones out", max_term_width = 110)]
+#[command(
+    name = "whet",
+    version,
+    about = "Burn in GPU blades and keep the faulty ones out",
+    max_term_width = 110
+)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,

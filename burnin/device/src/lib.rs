@@ -50,7 +50,9 @@ impl Done {
 /// Runs one test. Never fails: what could not be tested is [`TestOutcome::Inconclusive`] with the reason.
 pub fn run<S: Sink>(request: &Request, context: &Context<'_, S>) -> Done {
     match &request.kind {
-        TestKind::Inventory(_) => Done::inconclusive("inventory is judged by the agent, not by a device process"),
+        TestKind::Inventory(_) => {
+            Done::inconclusive("inventory is judged by the agent, not by a device process")
+        }
         TestKind::CpuCompute(params) => host::compute::run(params, context),
         TestKind::CpuCoherence(params) => host::coherence::run(params, context),
         TestKind::Dram(params) => host::dram::run(params, context),

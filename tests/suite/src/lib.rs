@@ -19,7 +19,8 @@ fn binaries() -> PathBuf {
 }
 
 fn cargo(args: &[&str]) {
-    let status = Command::new(env!("CARGO")).current_dir(workspace()).args(args).status().expect("cargo runs");
+    let status =
+        Command::new(env!("CARGO")).current_dir(workspace()).args(args).status().expect("cargo runs");
     assert!(status.success(), "cargo {}", args.join(" "));
 }
 
@@ -48,7 +49,8 @@ pub fn sim_libraries() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let build = || {
         let dir = workspace().join("target/sim");
-        let status = Command::new(whet_sim()).current_dir(workspace()).args(["libs", "--dir"]).arg(&dir).status();
+        let status =
+            Command::new(whet_sim()).current_dir(workspace()).args(["libs", "--dir"]).arg(&dir).status();
         assert!(status.expect("whet-sim runs").success(), "whet-sim libs");
         dir
     };
@@ -60,7 +62,8 @@ pub fn sim_blade(dir: &Path, scenario: &str) -> PathBuf {
     let file = dir.join("scenario.toml");
     std::fs::write(&file, scenario).expect("the scenario is written");
     let blade = dir.join("blade");
-    let made = Command::new(whet_sim()).args(["blade", "--scenario"]).arg(&file).arg("--out").arg(&blade).status();
+    let made =
+        Command::new(whet_sim()).args(["blade", "--scenario"]).arg(&file).arg("--out").arg(&blade).status();
     assert!(made.expect("whet-sim runs").success(), "whet-sim blade");
     blade
 }

@@ -21,7 +21,9 @@ fn suite(tests: &[&str]) -> String {
             other => panic!("no parameters for {other}"),
         };
         let name = test.replace('_', "-");
-        text += &format!("[[test]]\nname = \"{name}\"\nkind = \"{test}\"\nbudget_s = 6\nparams = {{ {params} }}\n");
+        text += &format!(
+            "[[test]]\nname = \"{name}\"\nkind = \"{test}\"\nbudget_s = 6\nparams = {{ {params} }}\n"
+        );
     }
     text
 }
@@ -51,7 +53,8 @@ fn burn_in_sized(dir: &Path, size: &str, tests: &[&str], faults: &str) -> (i32, 
 /// Outcome, code and reason of the GPU with this label.
 fn gpu<'r>(report: &'r Value, label: &str) -> (&'r str, &'r str, &'r str) {
     let devices = report["devices"].as_array().unwrap();
-    let at = devices.iter().position(|d| d["label"] == label).unwrap_or_else(|| panic!("{label} in {devices:?}"));
+    let at =
+        devices.iter().position(|d| d["label"] == label).unwrap_or_else(|| panic!("{label} in {devices:?}"));
     let verdict = &report["device_verdicts"][at];
     let text = |key: &str| verdict[key].as_str().unwrap();
     (text("outcome"), text("code"), text("why"))
