@@ -84,6 +84,11 @@ impl<'g> End<'g> {
         Ok(end)
     }
 
+    /// An error of this end.
+    fn blamed(&self, error: CudaError) -> Blamed {
+        (Some(self.gpu.target.clone()), error)
+    }
+
     /// Holds what arrived here against what the end with `seed` sends; then forgets it.
     fn check(&self, seed: u64) -> Result<Option<Corrupt>, CudaError> {
         let words = self.target.bytes() as u64 / 8;
@@ -207,12 +212,12 @@ impl<S: Sink> Test<'_, S> {
             self.context.sink.progress(done, &format!("copies {from} to {to}"));
             let blame = |e| (Some(self.gpus[i].target.clone()), e);
             through_host += usize::from(!enable(&self.gpus[i], &self.gpus[j]).map_err(blame)?);
-            latency[i][j] = Some(small(&ends[i], &ends[j]).map_err(blame)? * 1e6);
-            let (rate, bad) = self.one_way(&ends[i], &ends[j]).map_err(blame)?;
+            latency[i][j] = Some(small(&ends[i], &ends[j])? * 1e6);
+            let (rate, bad) = self.one_way(&ends[i], &ends[j])?;
             one_way[i][j] = Some(rate / 1e9);
             corrupt.extend(bad.map(|bad| (i, j, bad)));
             if i > j {
-                let (rate, bad) = self.both_ways(&ends[i], &ends[j]).map_err(blame)?;
+                let (rate, bad) = self.both_ways(&ends[i], &ends[j])?;
                 both_ways[i][j] = Some(rate / 1e9);
                 both_ways[j][i] = both_ways[i][j];
                 corrupt
@@ -248,37 +253,41 @@ impl<S: Sink> Test<'_, S> {
     }
 
     /// Bytes per second, and the first corruption.
-    fn one_way(&self, from: &End<'_>, to: &End<'_>) -> Result<(f64, Option<Corrupt>), CudaError> {
+    fn one_way(&self, from: &End<'_>, to: &End<'_>) -> Result<(f64, Option<Corrupt>), Blamed> {
         let bytes = self.bytes();
         let (mut rates, mut corrupt) = (Vec::new(), None);
         for _ in 0..self.params.repeats {
-            let before = from.gpu.mark()?;
-            copy(from, to, bytes)?;
-            let after = from.gpu.mark()?;
-            from.gpu.wait("copy between GPUs")?;
-            rates.push(bytes as f64 / from.gpu.seconds(&before, &after)?);
-            let bad = to.check(from.seed)?;
+            let seconds = || {
+                let before = from.gpu.mark()?;
+                copy(from, to, bytes)?;
+                let after = from.gpu.mark()?;
+                from.gpu.wait("copy between GPUs")?;
+                from.gpu.seconds(&before, &after)
+            };
+            rates.push(bytes as f64 / seconds().map_err(|e| from.blamed(e))?);
+            let bad = to.check(from.seed).map_err(|e| to.blamed(e))?;
             corrupt = corrupt.or(bad);
         }
         Ok((median(&rates).unwrap_or(0.0), corrupt))
     }
 
     /// Bytes per second of both directions together, and what was corrupt (true = on the way back).
-    #[allow(clippy::type_complexity)]
-    fn both_ways(&self, a: &End<'_>, b: &End<'_>) -> Result<(f64, Vec<(bool, Corrupt)>), CudaError> {
+    fn both_ways(&self, a: &End<'_>, b: &End<'_>) -> Result<(f64, Vec<(bool, Corrupt)>), Blamed> {
         let bytes = self.bytes();
         let (mut rates, mut corrupt) = (Vec::new(), Vec::new());
         for _ in 0..self.params.repeats {
-            let (a_start, b_start) = (a.gpu.mark()?, b.gpu.mark()?);
-            copy(a, b, bytes)?;
-            copy(b, a, bytes)?;
-            let (a_end, b_end) = (a.gpu.mark()?, b.gpu.mark()?);
-            a.gpu.wait("copy between GPUs")?;
-            b.gpu.wait("copy between GPUs")?;
-            let longest = a.gpu.seconds(&a_start, &a_end)?.max(b.gpu.seconds(&b_start, &b_end)?);
-            rates.push(2.0 * bytes as f64 / longest);
-            corrupt.extend(b.check(a.seed)?.map(|bad| (false, bad)));
-            corrupt.extend(a.check(b.seed)?.map(|bad| (true, bad)));
+            let (of_a, of_b) = (|e| a.blamed(e), |e| b.blamed(e));
+            let (a_start, b_start) = (a.gpu.mark().map_err(of_a)?, b.gpu.mark().map_err(of_b)?);
+            copy(a, b, bytes).map_err(of_a)?;
+            copy(b, a, bytes).map_err(of_b)?;
+            let (a_end, b_end) = (a.gpu.mark().map_err(of_a)?, b.gpu.mark().map_err(of_b)?);
+            a.gpu.wait("copy between GPUs").map_err(of_a)?;
+            b.gpu.wait("copy between GPUs").map_err(of_b)?;
+            let of_there = a.gpu.seconds(&a_start, &a_end).map_err(of_a)?;
+            let of_back = b.gpu.seconds(&b_start, &b_end).map_err(of_b)?;
+            rates.push(2.0 * bytes as f64 / of_there.max(of_back));
+            corrupt.extend(b.check(a.seed).map_err(of_b)?.map(|bad| (false, bad)));
+            corrupt.extend(a.check(b.seed).map_err(of_a)?.map(|bad| (true, bad)));
         }
         Ok((median(&rates).unwrap_or(0.0), corrupt))
     }
@@ -345,15 +354,18 @@ impl<S: Sink> Test<'_, S> {
 }
 
 /// Seconds of one smallest copy.
-fn small(from: &End<'_>, to: &End<'_>) -> Result<f64, CudaError> {
-    let before = from.gpu.mark()?;
-    for _ in 0..SMALL_COPIES {
-        copy(from, to, SMALL_BYTES)?;
-    }
-    let after = from.gpu.mark()?;
-    from.gpu.wait("copy between GPUs")?;
-    let seconds = from.gpu.seconds(&before, &after)?;
-    to.target.clear(to.gpu)?;
+fn small(from: &End<'_>, to: &End<'_>) -> Result<f64, Blamed> {
+    let seconds = || {
+        let before = from.gpu.mark()?;
+        for _ in 0..SMALL_COPIES {
+            copy(from, to, SMALL_BYTES)?;
+        }
+        let after = from.gpu.mark()?;
+        from.gpu.wait("copy between GPUs")?;
+        from.gpu.seconds(&before, &after)
+    };
+    let seconds = seconds().map_err(|e| from.blamed(e))?;
+    to.target.clear(to.gpu).map_err(|e| to.blamed(e))?;
     Ok(seconds / f64::from(SMALL_COPIES))
 }
 
