@@ -59,7 +59,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             put(&built.join(file), &args.dir.join(name))?;
         }
     }
-    println!("{}", args.dir.display());
+    crate::say(format!("{}\n", args.dir.display()))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -6,16 +6,18 @@
 mod demo;
 mod libs;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 use whetstone_scenario::{BladeScenario, home, tranche};
 
 /// Largest scenario file that is read.
 const MAX_SCENARIO_BYTES: u64 = 1 << 20;
 /// Memory of each GPU of a tranche that can be written, MiB: 128 GPUs are tested in minutes on two cores.
-const TRANCHE_HBM_MIB: u64 = 16;
+const TRANCHE_HBM_MIB: u64 = 64;
 
 #[derive(Parser)]
 #[command(name = "whet-sim", version, about = "Simulated blades for Whetstone", max_term_width = 110)]
@@ -85,9 +87,19 @@ fn main() -> ExitCode {
 fn blade(scenario: &Path, out: &Path) -> anyhow::Result<ExitCode> {
     let blade = read(scenario)?;
     home::make(&blade, out).map_err(|e| input_error(format!("{}: {e}", out.display())))?;
-    println!("{}: {} with {} GPUs in {}", blade.name, blade.sku.name, blade.gpus.len(), out.display());
-    println!("{}", libs::environment(out));
+    let (name, gpus) = (&blade.name, blade.gpus.len());
+    say(format!(
+        "{name}: {} with {gpus} GPUs in {}\n{}\n",
+        blade.sku.name,
+        out.display(),
+        libs::environment(out)
+    ))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// To standard output; a reader that has gone away is an error, not a crash.
+fn say(text: String) -> anyhow::Result<()> {
+    std::io::stdout().lock().write_all(text.as_bytes()).context("standard output")
 }
 
 fn tranche(seed: u64, blades: usize, sku: String, out: &Path) -> anyhow::Result<ExitCode> {
@@ -95,11 +107,13 @@ fn tranche(seed: u64, blades: usize, sku: String, out: &Path) -> anyhow::Result<
     let made = tranche::plan(&plan).map_err(|e| input_error(e.what))?;
     let planted =
         tranche::write(seed, &made, out).map_err(|e| input_error(format!("{}: {e}", out.display())))?;
+    let mut text = String::new();
     for blade in planted.blades {
         let faults: Vec<String> =
             blade.faults.iter().map(|f| format!("{} {}", f.device, f.fault.kind())).collect();
-        println!("{}  {}", blade.blade, faults.join(", "));
+        text += &format!("{}  {}\n", blade.blade, faults.join(", "));
     }
+    say(text)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -108,11 +108,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     std::fs::write(setting.out.join("demo.json"), &json)?;
     let index = setting.out.join("index.html");
     std::fs::write(&index, page::html(&result, own.as_ref()))?;
-    if args.json {
-        println!("{json}");
-    } else {
-        print!("{}", table::text(&result, &args.out.join("index.html")));
-    }
+    crate::say(if args.json { json + "\n" } else { table::text(&result, &args.out.join("index.html")) })?;
     Ok(if result.perfect() { ExitCode::SUCCESS } else { ExitCode::from(10) })
 }
 

@@ -200,57 +200,108 @@ fn rows(blade: &str, report: &Report, judgement: &Judgement) -> Vec<Row> {
             });
         }
     }
-    // Where the whole blade is open, its devices are too: one row says it.
-    let open = report.device_verdicts.iter().filter(|v| v.outcome == Outcome::Inconclusive);
-    let same = |v: &&Verdict| v.why == report.verdict.why || report.verdict.why.ends_with(&v.why);
-    let some: Vec<Row> = open.clone().map(of).collect();
-    if open.clone().count() > 0
-        && open.clone().count() < report.devices.len()
-        && !open.clone().all(|v| same(&v))
-    {
-        rows.extend(some);
-    } else if report.verdict.outcome == Outcome::Inconclusive || (!some.is_empty() && rows.is_empty()) {
-        let one = some.iter().find(|row| report.verdict.why.starts_with(&format!("{}:", row.device)));
-        rows.push(one.cloned().unwrap_or_else(|| of(&Verdict { device: None, ..report.verdict.clone() })));
-    } else {
-        rows.extend(some);
-    }
-    for outlier in judgement.outliers.iter().filter(|o| o.blade == blade) {
-        let known = rows
-            .iter()
-            .any(|row| row.id.as_deref() == Some(&outlier.device) && row.verdict != "inconclusive");
-        if !known {
-            let far = outlier.percent_worse.map_or(outlier.reason.clone(), |percent| {
-                format!(
-                    "{} {percent:.1} % worse than its cohort of {} (p = {:.0e})",
-                    outlier.metric, outlier.cohort_devices, outlier.p
-                )
-            });
-            let about_blade = outlier.device == blade;
-            rows.push(Row {
-                device: if about_blade { "–".into() } else { label(&outlier.device) },
-                id: (!about_blade).then(|| outlier.device.clone()),
-                ..whole(blade, "outlier", &far, "replace")
-            });
+    // A gap of the whole blade leaves all its devices open: one row says it.
+    let open: Vec<&Verdict> =
+        report.device_verdicts.iter().filter(|v| v.outcome == Outcome::Inconclusive).collect();
+    for verdict in &open {
+        let alike = open.iter().filter(|other| other.why == verdict.why).count();
+        let mut row = of(verdict);
+        if alike > 1 {
+            (row.device, row.id) = ("–".to_owned(), None);
+        }
+        if !rows.iter().any(|known| known.why == row.why) {
+            rows.push(row);
         }
     }
+    if report.verdict.outcome == Outcome::Inconclusive && rows.is_empty() {
+        rows.push(of(&report.verdict));
+    }
+    outliers(blade, judgement, &label, &mut rows);
     rows
+}
+
+/// Adds what the judge says about devices that nobody has failed yet: one row each, with its least probable metric.
+fn outliers(blade: &str, judgement: &Judgement, label: &dyn Fn(&str) -> String, rows: &mut Vec<Row>) {
+    let mut told = BTreeSet::new();
+    for outlier in judgement.outliers.iter().filter(|o| o.blade == blade) {
+        let failed =
+            rows.iter().any(|row| row.id.as_deref() == Some(&outlier.device) && row.verdict == "fail");
+        if failed || !told.insert(&outlier.device) {
+            continue;
+        }
+        let more =
+            judgement.outliers.iter().filter(|o| o.blade == blade && o.device == outlier.device).count() - 1;
+        let mut why = outlier.percent_worse.map_or(outlier.reason.clone(), |percent| {
+            let name = outlier.metric.strip_suffix(".throughput").unwrap_or(&outlier.metric);
+            format!(
+                "{name} {percent:.1} % below its cohort of {} (p = {:.0e})",
+                outlier.cohort_devices, outlier.p
+            )
+        });
+        if more > 0 {
+            why += &format!(", {more} more");
+        }
+        // Readings of the blade as a whole have the blade's name as their device.
+        let whole_blade = outlier.device == blade;
+        rows.push(Row {
+            device: if whole_blade { "–".into() } else { label(&outlier.device) },
+            id: (!whole_blade).then(|| outlier.device.clone()),
+            ..whole(blade, "outlier", &why, if whole_blade { "drain, burn in again" } else { "replace" })
+        });
+    }
 }
 
 /// Whether a row can be this fault's doing.
 fn explains(fault: &PlantedFault, row: &Row) -> bool {
-    let about = |name: &str| row.device == name || row.id.as_deref() == Some(name);
-    if about(&fault.device) || fault.uuid.as_deref().is_some_and(about) {
-        return true;
-    }
-    match &fault.fault {
-        // A link has two ends.
-        Fault::SlowLink { peer, .. } => about(&format!("gpu{peer}")),
-        // The agent names GPUs by NVML's index: a GPU that is not there moves the others up.
-        Fault::GpuMissing | Fault::GpuLost { .. } => row.device == "–" || row.id.is_none(),
-        Fault::IbDown { .. } | Fault::DimmErrors { .. } => {
-            row.id.as_deref().is_some_and(|id| id.starts_with(&fault.device))
+    // The agent numbers GPUs as NVML does: where one is missing, labels move up. Its UUID stays.
+    let its_own = match &fault.uuid {
+        Some(uuid) => row.id.as_deref() == Some(uuid),
+        None => {
+            row.device == fault.device || row.id.as_deref().is_some_and(|id| id.starts_with(&fault.device))
         }
-        _ => fault.shows == Shows::Untestable && (row.device == "–" || row.verdict == "inconclusive"),
+    };
+    let blade = row.id.is_none();
+    its_own
+        || match &fault.fault {
+            // A link has two ends; a collective is as fast as its slowest link.
+            Fault::SlowLink { peer, .. } => {
+                blade && row.verdict == "outlier" || row.device == format!("gpu{peer}")
+            }
+            Fault::NvlinkDown { .. } => blade && row.verdict == "outlier",
+            Fault::GpuMissing | Fault::GpuLost { .. } => blade,
+            _ => fault.shows == Shows::Untestable && (blade || row.verdict == "inconclusive"),
+        }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn planted(uuid: Option<&str>, device: &str, fault: Fault, shows: Shows) -> PlantedFault {
+        PlantedFault { device: device.into(), uuid: uuid.map(str::to_owned), fault, shows }
+    }
+
+    fn row(verdict: &str, device: &str, id: Option<&str>) -> Row {
+        Row { device: device.into(), id: id.map(str::to_owned), ..whole("b", verdict, "", "") }
+    }
+
+    #[test]
+    fn a_fault_explains_its_own_device_and_no_other() {
+        let flip = planted(Some("GPU-a"), "gpu1", Fault::RemapPending, Shows::Accused);
+        assert!(explains(&flip, &row("fail", "gpu0", Some("GPU-a"))));
+        assert!(!explains(&flip, &row("fail", "gpu1", Some("GPU-b"))));
+        assert!(!explains(&flip, &row("outlier", "–", None)));
+        let down = planted(None, "mlx5_3", Fault::IbDown { port: 3 }, Shows::Accused);
+        assert!(explains(&down, &row("fail", "mlx5_3/1", Some("mlx5_3/1"))));
+        assert!(!explains(&down, &row("fail", "mlx5_2/1", Some("mlx5_2/1"))));
+    }
+
+    #[test]
+    fn a_slow_link_may_show_at_either_end_and_in_collectives() {
+        let slow = planted(Some("GPU-a"), "gpu1", Fault::SlowLink { peer: 7, percent: 20.0 }, Shows::Accused);
+        assert!(explains(&slow, &row("fail", "gpu7", Some("GPU-h"))));
+        assert!(explains(&slow, &row("outlier", "–", None)));
+        assert!(!explains(&slow, &row("fail", "–", None)));
+        assert!(!explains(&slow, &row("fail", "gpu6", Some("GPU-g"))));
     }
 }
