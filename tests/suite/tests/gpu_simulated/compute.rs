@@ -82,7 +82,9 @@ fn a_flipped_bit_of_one_sm_is_found_with_its_sm() {
     for (format, sm, bit) in
         [("bf16", 41, 0), ("fp16", 0, 31), ("tf32", 131, 22), ("int8", 7, 12), ("fp64", 77, 40)]
     {
-        let fault = format!("[[fault]]\nkind = \"sm_flip\"\ngpu = 3\nsm = {sm}\nbit = {bit}\n");
+        let fault = format!(
+            "[[fault]]\nkind = \"sm_flip\"\ngpu = 3\nsm = {sm}\nbit = {bit}\nformat = \"{format}\"\n"
+        );
         let blade = h100(&fault);
         let said = blade.run(gemm(&[format]), &[3]);
         let text = said.assert_fault("sdc", &blade.uuid(3));
