@@ -135,3 +135,45 @@ pub fn most_accused(n: usize, far: bool, look: &Look<'_>) -> usize {
     }
     if far && look.lone_far { most.max(1) } else { most }.min(cap.max(usize::from(look.lone_far)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn look(n: usize, values: &[f64]) -> Look<'_> {
+        Look {
+            core: &values[..n],
+            held: &values[..n],
+            least_width: 0.0,
+            center: 100.0,
+            level: 0.003,
+            small: 0.0,
+            kind_level: 0.005,
+            lone_far: false,
+        }
+    }
+
+    #[test]
+    fn a_group_may_be_called_faulty_up_to_the_sizes_that_the_page_states() {
+        let values = vec![0.0; 5_000];
+        for (n, near, far) in
+            [(8, 0, 0), (24, 2, 3), (64, 9, 14), (128, 22, 32), (320, 64, 80), (5_000, 1_000, 1_250)]
+        {
+            let look = look(n, &values);
+            assert_eq!((most_accused(n, false, &look), most_accused(n, true, &look)), (near, far), "{n}");
+        }
+    }
+
+    #[test]
+    fn masked_values_are_found_together_and_an_even_row_is_left_alone() {
+        let even: Vec<f64> = (0..64).map(|i| f64::from(i * 37 % 64) / 64.0).collect();
+        assert!(scan(&look(64, &even)).accused.is_empty());
+        let mut values = even.clone();
+        for i in [3, 17, 40] {
+            values[i] = 6.0;
+        }
+        let mut found: Vec<usize> = scan(&look(64, &values)).accused.iter().map(|(i, _)| *i).collect();
+        found.sort_unstable();
+        assert_eq!(found, [3, 17, 40]);
+    }
+}

@@ -162,6 +162,30 @@ fn lines_are_thinned_but_keep_their_peaks() {
     assert!(ys.iter().filter(|y| **y < least + 1.0).count() == 1 && least < 60.0, "{least}");
 }
 
+#[test]
+fn the_schema_page_names_every_field() {
+    fn keys(value: &serde_json::Value, into: &mut std::collections::BTreeSet<String>) {
+        match value {
+            serde_json::Value::Object(map) => map.iter().for_each(|(key, inner)| {
+                into.insert(key.clone());
+                keys(inner, into);
+            }),
+            serde_json::Value::Array(list) => list.iter().for_each(|inner| keys(inner, into)),
+            _ => {}
+        }
+    }
+    let mut report = eight_gpus();
+    report.incomplete_because = Some("running".into());
+    let mut all = Default::default();
+    keys(&serde_json::to_value(&report).unwrap(), &mut all);
+    assert!(all.len() > 40, "{all:?}");
+    let page = include_str!("../../../../docs/report-schema.md");
+    for key in all {
+        let named = page.contains(&format!("`{key}`")) || page.contains(&format!(".{key}`"));
+        assert!(named, "docs/report-schema.md does not name {key}");
+    }
+}
+
 fn rows() -> Vec<IndexRow> {
     [("b-001", Outcome::Pass), ("b-003", Outcome::Fail), ("b-009", Outcome::Inconclusive)]
         .map(|(blade, outcome)| IndexRow {
