@@ -1,8 +1,8 @@
 //! A tranche: blades delivered together, some of them with faults planted from a seed.
 //!
-//! A seed decides how many blades are bad (three eighths to a half), which, and with what. Faults that keep a whole blade
-//! from being tested (a hanging library, a lost GPU) get a blade of their own; of the others up to four share a blade,
-//! one per GPU, so that each must be found beside the others. Sixteen blades hold every kind.
+//! A seed decides how many blades are bad (three eighths to a half), which, and with what. Faults that take a blade with
+//! them (a hanging library, a lost GPU) get a blade of their own, half of the bad ones; of the others up to six share a
+//! blade, one per GPU, so that each must be found beside the others.
 
 use std::path::Path;
 
@@ -20,7 +20,7 @@ pub const PLANTED_FILE: &str = "planted.json";
 /// Blades of one tranche at most.
 pub const MAX_BLADES: usize = 512;
 /// Ordinary faults that share a blade at most.
-const PER_BLADE: usize = 4;
+const PER_BLADE: usize = 6;
 
 /// What was planted in a tranche.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -123,15 +123,20 @@ const SHARED: [(&str, Draw); 24] = [
     ("dimm_errors", |s, _, _| format!("dimm = {}\nuncorrectable = 1", s.below(crate::DIMMS.into()))),
 ];
 
-/// Faults that keep the rest of their blade from being tested as usual.
-const ALONE: [(&str, Draw); 6] = [
-    ("gpu_lost", |s, _, _| format!("at_s = {}.0", 2 + s.below(4))),
-    ("hang", |_, _, _| "call = \"nvml\"".into()),
-    ("nvml_version_mismatch", |_, _, _| String::new()),
-    ("gpu_missing", |_, _, _| String::new()),
-    ("hang", |_, _, _| "call = \"cuLaunchKernel\"".into()),
-    // 719: unspecified launch failure.
-    ("launch_error", |s, _, _| format!("code = 719\nnth = {}", 5 + s.below(20))),
+/// Faults that keep the rest of their blade from being tested as usual: first those that leave it untested, then those
+/// that show what is wrong.
+const ALONE: [&[(&str, Draw)]; 2] = [
+    &[
+        ("hang", |_, _, _| "call = \"nvml\"".into()),
+        ("nvml_version_mismatch", |_, _, _| String::new()),
+        ("hang", |_, _, _| "call = \"cuLaunchKernel\"".into()),
+        // 719: unspecified launch failure.
+        ("launch_error", |s, _, _| format!("code = 719\nnth = {}", 5 + s.below(20))),
+    ],
+    &[
+        ("gpu_lost", |s, _, _| format!("at_s = {}.0", 2 + s.below(4))),
+        ("gpu_missing", |_, _, _| String::new()),
+    ],
 ];
 
 /// Decides a tranche. The error is a bug of the tables above or a SKU that is not known.
@@ -148,21 +153,24 @@ pub fn plan(plan: &Plan) -> Result<Vec<TrancheBlade>, ScenarioError> {
     let mut places: Vec<usize> = (0..plan.blades).collect();
     draw.shuffle(&mut places);
     places.truncate(bad);
-    // A quarter of the bad blades have a fault that takes the blade with it.
-    let (alone, shared) = places.split_at(bad.div_ceil(4));
-    let mut kinds_alone: Vec<usize> = (0..ALONE.len()).collect();
+    let (alone, shared) = places.split_at(bad.div_ceil(2));
     let fits = |kind: &str| match kind {
         "nvlink_down" | "nvlink_errors" | "slow_link" => sku.nvlinks > 0,
         "fabric_incomplete" => sku.nvlink_version >= 4,
         _ => true,
     };
     let mut kinds_shared: Vec<usize> = (0..SHARED.len()).filter(|k| fits(SHARED[*k].0)).collect();
-    draw.shuffle(&mut kinds_alone);
     draw.shuffle(&mut kinds_shared);
 
     let mut faults: Vec<Vec<(Option<usize>, String)>> = vec![Vec::new(); plan.blades];
-    for (blade, kind) in alone.iter().zip(kinds_alone.iter().cycle()) {
-        let (name, keys) = ALONE[*kind];
+    let mut kinds_alone: Vec<Vec<(&str, Draw)>> = ALONE.iter().map(|kinds| kinds.to_vec()).collect();
+    for kinds in &mut kinds_alone {
+        draw.shuffle(kinds);
+    }
+    for (i, blade) in alone.iter().enumerate() {
+        // In turn from both lists: a tranche with two such blades has one of each sort.
+        let kinds = &kinds_alone[i % ALONE.len()];
+        let (name, keys) = kinds[i / ALONE.len() % kinds.len()];
         let keys = keys(&mut draw, &sku, plan.hbm_backed_mib);
         let whole = name == "nvml_version_mismatch" || keys.contains("nvml");
         let slot = (!whole).then(|| draw.below(sku.gpus_per_blade as u64) as usize);
@@ -304,7 +312,7 @@ mod tests {
                 kinds.extend(blade.planted.faults.iter().map(|f| f.fault.kind()));
             }
         }
-        for (kind, _) in SHARED.iter().chain(&ALONE) {
+        for (kind, _) in SHARED.iter().chain(ALONE[0]).chain(ALONE[1]) {
             assert!(kinds.contains(*kind), "{kind} was never planted");
         }
         for sku in SimSku::names() {
