@@ -116,6 +116,21 @@ fn a_whole_slow_blade_is_found_and_named_as_such() {
 }
 
 #[test]
+fn a_slow_blade_among_three_is_mentioned_not_accused() {
+    for (slow_blade, mentioned) in [(0.0, false), (0.08, true)] {
+        let fleet = make(&Plan { slow_blade, ..Plan::healthy(Shape::Normal, 3, 1, 12) });
+        let judgement = at(&fleet, 0.01);
+        assert!(judgement.outliers.is_empty());
+        let notes = &judgement.cohorts[0].notes;
+        assert_eq!(
+            notes.iter().any(|n| n.contains("worse than the median of the others")),
+            mentioned,
+            "{notes:?}"
+        );
+    }
+}
+
+#[test]
 fn blades_with_one_device_are_compared_as_blades() {
     let mut samples = make(&Plan { per_blade: 1, ..Plan::healthy(Shape::Normal, 16, 1, 3) }).samples;
     samples[4].value *= 0.92;

@@ -41,7 +41,7 @@ pub struct Look<'a> {
     pub center: f64,
     /// Accuse below this probability …
     pub level: f64,
-    /// … times n / (n + this): small cohorts show least of their noise's shape.
+    /// … times n² / (n² + this²): small cohorts show least of their noise's shape.
     pub small: f64,
     /// Probability to accuse a healthy device because its kind came out rare by chance.
     pub kind_level: f64,
@@ -53,7 +53,7 @@ impl Look<'_> {
     /// The probability below which a value of this cohort is accused.
     pub fn level(&self) -> f64 {
         let n = self.core.len() as f64;
-        self.level * n / (n + self.small)
+        self.level * n * n / (n * n + self.small * self.small)
     }
 }
 

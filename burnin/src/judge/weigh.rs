@@ -9,13 +9,19 @@ use crate::judge::types::Better;
 const DEVICE_PART: f64 = 0.7;
 /// Devices at which the level is halved, see [`Look::small`]. Whole blades need none: they are few, but their least
 /// width is known from their devices.
-const SMALL_COHORT: f64 = 6.0;
+const SMALL_COHORT: f64 = 20.0;
 /// A rounding step is believed up to this much of the median: steps beyond it are differences.
 const COARSEST_STEP: f64 = 0.02;
 /// A cohort in which only a device this much worse than the median would be accused is not judged.
 const WORST_DETECTABLE: f64 = 0.5;
 /// Nobody replaces a part for less than this much of the median, however sure it is.
 const LEAST_LAG: f64 = 0.01;
+/// A blade this much of the median behind the others is mentioned where they are too few to accuse it …
+const NOTED_LAG: f64 = 0.03;
+/// … if that is at least so many standard deviations of a blade's median by the noise of its devices alone.
+const NOTED_DEVIATIONS: f64 = 5.0;
+/// Fewer blades than this hardly show how much blades differ.
+const FEW_BLADES: usize = 8;
 /// Variance of the median of n normal values, times n.
 const MEDIAN_VARIANCE: f64 = 1.5;
 
@@ -141,6 +147,9 @@ pub fn weigh(group: &Group<'_>, level: f64, fpr: f64, seed: u64) -> Weighed {
             }
         }
     }
+    if !weighed.accused.iter().any(|(.., by_blade)| *by_blade) {
+        note_slow_blade(&mut weighed.notes, group, &blades, &smooth, noise, center);
+    }
     if weighed.detectable.is_none() && weighed.detectable_blade.is_none() && weighed.accused.is_empty() {
         weighed.why_not = Some(format!(
             "cohort too small or too noisy: {} device(s) on {} blades cannot show an outlier at p < {:.1e}",
@@ -196,6 +205,33 @@ fn detectable(seen: &Seen, look: &Look<'_>, reach: f64) -> Option<f64> {
         }
         // All equal: what lies a rounding step beyond the coarsest step that is believed.
         None => Some(2.0 * COARSEST_STEP * look.center),
+    }
+}
+
+/// Mentions the worst blade of a few if it is clearly behind the others: whether blades differ so much by nature, a
+/// few cannot tell, but a person may know.
+fn note_slow_blade(
+    notes: &mut Vec<String>,
+    group: &Group<'_>,
+    blades: &[std::ops::Range<usize>],
+    worse: &[f64],
+    noise: f64,
+    center: f64,
+) {
+    let medians: Vec<f64> = blades.iter().filter_map(|b| robust::median(&worse[b.clone()])).collect();
+    let Some(worst) = (0..medians.len()).max_by(|&a, &b| medians[a].total_cmp(&medians[b])) else { return };
+    let others: Vec<f64> = medians.iter().enumerate().filter(|(i, _)| *i != worst).map(|(_, m)| *m).collect();
+    let Some(middle) = robust::median(&others) else { return };
+    let lag = medians[worst] - middle;
+    let chance = NOTED_DEVIATIONS * noise * (MEDIAN_VARIANCE / blades[worst].len() as f64).sqrt();
+    if blades.len() < FEW_BLADES && noise > 0.0 && center != 0.0 && lag > chance.max(NOTED_LAG * center.abs())
+    {
+        notes.push(format!(
+            "blade {} is {:.1} % worse than the median of the others; {} blades are few to say whether blades differ so much by nature",
+            group.devices[blades[worst].start].blade,
+            100.0 * lag / center.abs(),
+            blades.len()
+        ));
     }
 }
 
