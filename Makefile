@@ -29,7 +29,7 @@ build: packages kernels
 	@cargo build --workspace --quiet
 	@$(BIN)/whet-sim libs --dir target/sim
 
-kernels:
+kernels: packages
 	@bash burnin/device/kernels/build.sh
 
 packages:

@@ -4,7 +4,7 @@
 //! off) leaves the verdict open; only a whole run without either passes.
 
 use whetstone_model::action::{Action, Severity};
-use whetstone_model::device::{Device, DeviceId};
+use whetstone_model::device::{Device, DeviceId, DeviceKind};
 use whetstone_model::evidence::Finding;
 use whetstone_model::report::{TestOutcome, TestResult};
 use whetstone_model::verdict::{Outcome, Verdict};
@@ -34,12 +34,12 @@ pub fn decide(input: &Input<'_>) -> (Verdict, Vec<Verdict>) {
     let gaps = all_gaps(input);
     let of_device = |device: &Device| {
         let mine = |id: &Option<DeviceId>| id.as_ref() == Some(&device.id);
-        verdict(
-            Some(device.id.clone()),
-            input.findings.iter().filter(|(_, f)| mine(&f.device)),
-            // A gap of the whole blade leaves every device open too.
-            gaps.iter().filter(|g| g.device.is_none() || mine(&g.device)),
-        )
+        // A gap of the whole blade leaves every device open, and so does a fault that nobody could be blamed for.
+        let blame = blade_fault(input).into_iter().chain(untested(input, device));
+        let open: Vec<Gap> =
+            gaps.iter().filter(|g| g.device.is_none() || mine(&g.device)).cloned().chain(blame).collect();
+        let findings = input.findings.iter().filter(|(_, f)| mine(&f.device));
+        verdict(Some(device.id.clone()), findings, open.iter())
     };
     let label = |id: &Option<DeviceId>, why: &str| match id {
         Some(id) => {
@@ -56,6 +56,24 @@ pub fn decide(input: &Input<'_>) -> (Verdict, Vec<Verdict>) {
     };
     blade.why = label(&about, &blade.why);
     (blade, input.devices.iter().map(of_device).collect())
+}
+
+/// A fault of the blade as a whole, as the gap that it is for each device.
+fn blade_fault(input: &Input<'_>) -> Option<Gap> {
+    let (_, fault) = gravest(input.findings.iter().filter(|(_, f)| f.device.is_none()))?;
+    let why = format!("fault of the blade, not traced to a device: {}", fault.detail);
+    Some(Gap { device: None, code: fault.code.clone(), why, action: fault.action })
+}
+
+/// A GPU that no test of the suite ran on has not passed, even where the suite has.
+fn untested(input: &Input<'_>, device: &Device) -> Option<Gap> {
+    let tested = input.tests.iter().any(|t| t.devices.iter().any(|d| d.device == device.id));
+    (device.kind == DeviceKind::Gpu && !tested).then(|| Gap {
+        device: Some(device.id.clone()),
+        code: "not-tested".to_owned(),
+        why: "no test of this suite ran on it".to_owned(),
+        action: Action::DrainAndTest,
+    })
 }
 
 fn all_gaps(input: &Input<'_>) -> Vec<Gap> {
@@ -124,8 +142,7 @@ fn verdict<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use whetstone_model::device::DeviceKind;
-
+    use whetstone_model::report::DeviceOutcome;
     fn id(name: &str) -> DeviceId {
         DeviceId::new(name).unwrap()
     }
@@ -150,6 +167,18 @@ mod tests {
             detail: "detail".into(),
             reading: None,
         }
+    }
+
+    /// A test that passed on these devices.
+    fn passed(devices: &[&str]) -> TestResult {
+        let mut test = TestResult::empty("memory", "gpu_memory", 0);
+        test.outcome = TestOutcome::Pass;
+        let (outcome, detail) = (TestOutcome::Pass, String::new());
+        test.devices = devices
+            .iter()
+            .map(|d| DeviceOutcome { device: id(d), outcome, detail: detail.clone() })
+            .collect();
+        test
     }
 
     fn gap(device: Option<&str>) -> Gap {
@@ -179,8 +208,10 @@ mod tests {
     fn a_warning_alone_passes_and_a_blade_wide_gap_leaves_every_device_open() {
         let devices = [device(0)];
         let warn = [(1, finding(Some("GPU-0"), Severity::Warning, Action::None))];
-        let (blade, _) = decide(&Input { devices: &devices, findings: &warn, tests: &[], gaps: &[] });
+        let tests = [passed(&["GPU-0"])];
+        let (blade, each) = decide(&Input { devices: &devices, findings: &warn, tests: &tests, gaps: &[] });
         assert_eq!((blade.outcome, blade.code.as_str()), (Outcome::Pass, "ok"));
+        assert_eq!(each[0].outcome, Outcome::Pass);
         let (blade, each) =
             decide(&Input { devices: &devices, findings: &warn, tests: &[], gaps: &[gap(None)] });
         assert_eq!((blade.outcome, each[0].outcome), (Outcome::Inconclusive, Outcome::Inconclusive));
@@ -191,13 +222,33 @@ mod tests {
         let devices = [device(0), device(1)];
         let mut test = TestResult::empty("gemm", "gpu_gemm", 0);
         test.outcome = TestOutcome::Inconclusive;
-        test.devices.push(whetstone_model::report::DeviceOutcome {
+        test.devices.push(DeviceOutcome {
             device: id("GPU-1"),
             outcome: TestOutcome::Inconclusive,
             detail: "no answer for 20 s".into(),
         });
-        let (blade, each) = decide(&Input { devices: &devices, findings: &[], tests: &[test], gaps: &[] });
+        let (blade, each) = decide(&Input {
+            devices: &devices,
+            findings: &[],
+            tests: &[passed(&["GPU-0"]), test],
+            gaps: &[],
+        });
         assert_eq!(blade.why, "gpu1: gemm: no answer for 20 s");
         assert_eq!((each[0].outcome, each[1].outcome), (Outcome::Pass, Outcome::Inconclusive));
+    }
+
+    #[test]
+    fn a_fault_without_a_culprit_and_a_missing_test_leave_devices_open() {
+        let devices = [device(0), device(1)];
+        let findings = [(3, finding(None, Severity::Fault, Action::DrainAndTest))];
+        let tests = [passed(&["GPU-0", "GPU-1"])];
+        let (blade, each) =
+            decide(&Input { devices: &devices, findings: &findings, tests: &tests, gaps: &[] });
+        assert_eq!(blade.outcome, Outcome::Fail);
+        assert!(each.iter().all(|v| v.outcome == Outcome::Inconclusive), "both are suspects");
+        let (blade, each) =
+            decide(&Input { devices: &devices, findings: &[], tests: &[passed(&["GPU-0"])], gaps: &[] });
+        assert_eq!((blade.outcome, each[0].outcome), (Outcome::Pass, Outcome::Pass));
+        assert_eq!(each[1].code, "not-tested");
     }
 }

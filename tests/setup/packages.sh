@@ -12,18 +12,17 @@ done
 [ ${#missing[@]} -eq 0 ] && exit 0
 
 if [ "$(id -u)" -eq 0 ]; then
-    as_root=()
+    as_root=(env DEBIAN_FRONTEND=noninteractive)
 elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
-    as_root=(sudo -n)
+    as_root=(sudo -n env DEBIAN_FRONTEND=noninteractive)
 else
     echo "$purpose lacks: ${missing[*]} (not root and no sudo: install them with 'apt-get install ${missing[*]}')" >&2
     exit 0
 fi
 echo "installing for $purpose: ${missing[*]}" >&2
-export DEBIAN_FRONTEND=noninteractive
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-if ! { "${as_root[@]}" apt-get update -q && "${as_root[@]}" apt-get install -y -q --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+if ! { "${as_root[@]}" apt-get -o DPkg::Lock::Timeout=120 update -q && "${as_root[@]}" apt-get -o DPkg::Lock::Timeout=120 install -y -q --no-install-recommends "${missing[@]}"; } >"$log" 2>&1 </dev/null; then
     tail -5 "$log" >&2
     echo "$purpose lacks: ${missing[*]} (apt-get could not install them)" >&2
 fi

@@ -51,9 +51,18 @@ fn create(path: &Path) -> Result<SigningKey, BundleError> {
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir).map_err(BundleError::io(dir))?;
     }
-    // create_new: of two first runs at once, one makes the key and the other takes it.
-    let made = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    match made.and_then(|mut f| f.write_all(pem.as_bytes()).and_then(|()| f.sync_all())) {
+    // Under its name only when it is whole; of two first runs at once, one makes the key and the other takes it.
+    let temporary = path.with_added_extension(format!("{}.partial", std::process::id()));
+    let write = || {
+        let mut file =
+            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(pem.as_bytes())?;
+        file.sync_all()?;
+        fs::hard_link(&temporary, path)
+    };
+    let made = write();
+    let _ = fs::remove_file(&temporary);
+    match made {
         Ok(()) => Ok(key),
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => load_or_create(path),
         Err(e) => Err(BundleError::io(path)(e)),

@@ -60,8 +60,11 @@ pub enum VerifyError {
 /// Writes and signs the manifest of everything that lies in `dir` now.
 pub fn sign(dir: &Path, run: &str, key: &SigningKey) -> Result<(), BundleError> {
     let mut files = BTreeMap::new();
-    for name in list(dir)? {
-        files.insert(name.clone(), entry(&dir.join(&name))?);
+    for (name, kind) in list(dir)? {
+        if kind == Item::File {
+            let entry = entry(&dir.join(&name), u64::MAX)?;
+            files.insert(name, entry);
+        }
     }
     let public = hex::encode(key.verifying_key().as_bytes());
     let manifest = Manifest { schema: SCHEMA.to_owned(), run: run.to_owned(), key: public, files };
@@ -75,11 +78,13 @@ pub fn sign(dir: &Path, run: &str, key: &SigningKey) -> Result<(), BundleError> 
 
 /// Checks signature, every listed file, and that nothing was added. `trusted` empty = any signer.
 pub fn verify(dir: &Path, trusted: &[VerifyingKey]) -> Result<Verified, VerifyError> {
-    if !dir.join("report.json").is_file() {
-        let path = dir.to_owned();
-        return Err(BundleError::Malformed { path, what: "no bundle here (no report.json)".into() }.into());
+    let there = |name: &str| dir.join(name).symlink_metadata().is_ok();
+    if !there("report.json") && !there(MANIFEST) {
+        let what = "no bundle here (neither report.json nor manifest.json)".into();
+        return Err(BundleError::Malformed { path: dir.to_owned(), what }.into());
     }
-    if !dir.join(SIGNATURE).exists() && !dir.join(MANIFEST).exists() {
+    // The signature is the last thing that a run writes.
+    if !there(SIGNATURE) {
         return Err(VerifyError::NotSigned(dir.to_owned()));
     }
     let changed = |problems| VerifyError::Changed { dir: dir.to_owned(), problems };
@@ -103,16 +108,27 @@ pub fn verify(dir: &Path, trusted: &[VerifyingKey]) -> Result<Verified, VerifyEr
         return Err(one(format!("signed by {}, which is not a trusted key", manifest.key)));
     }
     let mut problems = Vec::new();
-    for (name, expected) in &manifest.files {
-        match entry(&dir.join(name)) {
-            Ok(found) if found == *expected => {}
-            Ok(_) => problems.push(format!("{name} was changed")),
-            Err(_) => problems.push(format!("{name} is missing or unreadable")),
+    let found = list(dir)?;
+    for (name, kind) in &found {
+        match kind {
+            Item::File if !manifest.files.contains_key(name) => problems.push(format!("{name} was added")),
+            Item::Other => problems.push(format!("{name} is not a plain file")),
+            Item::Folder if !manifest.files.keys().any(|file| file.starts_with(&format!("{name}/"))) => {
+                problems.push(format!("{name} was added"));
+            }
+            Item::File | Item::Folder => {}
         }
     }
-    for name in list(dir)? {
-        if !manifest.files.contains_key(&name) {
-            problems.push(format!("{name} was added"));
+    for (name, expected) in &manifest.files {
+        // Only what lies in the bundle as a plain file is opened, whatever names a manifest holds.
+        if found.get(name) != Some(&Item::File) {
+            problems.push(format!("{name} is missing"));
+            continue;
+        }
+        match entry(&dir.join(name), expected.bytes) {
+            Ok(found) if found == *expected => {}
+            Ok(_) => problems.push(format!("{name} was changed")),
+            Err(_) => problems.push(format!("{name} is unreadable")),
         }
     }
     if !problems.is_empty() {
@@ -134,18 +150,20 @@ fn parse_signature(text: &[u8]) -> Option<Signature> {
 }
 
 fn read_bounded(path: &Path) -> Result<Vec<u8>, BundleError> {
-    let size = fs::metadata(path).map_err(BundleError::io(path))?.len();
-    if size > MAX_MANIFEST_BYTES {
-        return Err(BundleError::Malformed {
-            path: path.to_owned(),
-            what: format!("{size} bytes: too large"),
-        });
-    }
-    fs::read(path).map_err(BundleError::io(path))
+    let meta = fs::symlink_metadata(path).map_err(BundleError::io(path))?;
+    let what = if !meta.is_file() {
+        "not a plain file".to_owned()
+    } else if meta.len() > MAX_MANIFEST_BYTES {
+        format!("{} bytes: too large", meta.len())
+    } else {
+        return fs::read(path).map_err(BundleError::io(path));
+    };
+    Err(BundleError::Malformed { path: path.to_owned(), what })
 }
 
-fn entry(path: &Path) -> Result<FileEntry, BundleError> {
-    let mut file = File::open(path).map_err(BundleError::io(path))?;
+/// Size and hash of a file; one that has more than `expected` bytes is not read to its end.
+fn entry(path: &Path, expected: u64) -> Result<FileEntry, BundleError> {
+    let mut file = File::open(path).map_err(BundleError::io(path))?.take(expected.saturating_add(1));
     let (mut hash, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0; 64 << 10]);
     loop {
         let read = file.read(&mut buffer).map_err(BundleError::io(path))?;
@@ -158,31 +176,43 @@ fn entry(path: &Path) -> Result<FileEntry, BundleError> {
     Ok(FileEntry { bytes, sha256: hex::encode(hash.finalize()) })
 }
 
-/// Every file below `dir` but the manifest and its signature, sorted. Links are listed, not followed: one that
-/// was slipped in shows up as an added file.
-fn list(dir: &Path) -> Result<Vec<String>, BundleError> {
-    let mut names = Vec::new();
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Item {
+    File,
+    Folder,
+    /// A link, a pipe, a device: never part of a bundle, and not opened.
+    Other,
+}
+
+/// Everything below `dir` but the manifest and its signature, by relative path.
+fn list(dir: &Path) -> Result<BTreeMap<String, Item>, BundleError> {
+    let mut items = BTreeMap::new();
     let mut folders = vec![PathBuf::new()];
     while let Some(folder) = folders.pop() {
         let path = dir.join(&folder);
         for item in fs::read_dir(&path).map_err(BundleError::io(&path))? {
             let item = item.map_err(BundleError::io(&path))?;
             let relative = folder.join(item.file_name());
-            if item.file_type().map_err(BundleError::io(&path))?.is_dir() {
-                folders.push(relative);
+            let kind = item.file_type().map_err(BundleError::io(&path))?;
+            let name = relative.to_string_lossy().into_owned();
+            if name == MANIFEST || name == SIGNATURE {
                 continue;
             }
-            let name = relative.to_string_lossy().into_owned();
-            if name != MANIFEST && name != SIGNATURE {
-                names.push(name);
+            let kind = match kind {
+                kind if kind.is_dir() => Item::Folder,
+                kind if kind.is_file() => Item::File,
+                _ => Item::Other,
+            };
+            if kind == Item::Folder {
+                folders.push(relative);
             }
-            if names.len() > MAX_FILES {
+            items.insert(name, kind);
+            if items.len() > MAX_FILES {
                 return Err(BundleError::Malformed { path, what: format!("more than {MAX_FILES} files") });
             }
         }
     }
-    names.sort();
-    Ok(names)
+    Ok(items)
 }
 
 #[cfg(test)]
@@ -231,6 +261,36 @@ mod tests {
         fs::remove_file(dir.path().join("raw/x.txt")).unwrap();
         assert!(verify(dir.path(), &[]).unwrap_err().to_string().contains("raw/x.txt is missing"));
         fs::remove_file(dir.path().join(MANIFEST)).unwrap();
+        fs::remove_file(dir.path().join(SIGNATURE)).unwrap();
+        assert!(matches!(verify(dir.path(), &[]), Err(VerifyError::NotSigned(_))));
+    }
+
+    #[test]
+    fn links_pipes_empty_folders_and_names_that_lead_outside_are_refused() {
+        let (dir, key) = bundle();
+        let says = |what: &str| {
+            let error = verify(dir.path(), &[]).unwrap_err().to_string();
+            assert!(error.contains(what), "{error:?} does not say {what:?}");
+        };
+        let (report, outside) = (dir.path().join("report.json"), tempfile::NamedTempFile::new().unwrap());
+        fs::copy(&report, outside.path()).unwrap();
+        fs::remove_file(&report).unwrap();
+        std::os::unix::fs::symlink(outside.path(), &report).unwrap();
+        says("report.json is not a plain file");
+        fs::remove_file(&report).unwrap();
+        says("report.json is missing");
+        fs::write(&report, "{\"a\": 1}\n").unwrap();
+        verify(dir.path(), &[]).unwrap();
+        fs::create_dir(dir.path().join("raw/empty")).unwrap();
+        says("raw/empty was added");
+        fs::remove_dir(dir.path().join("raw/empty")).unwrap();
+
+        // A manifest of somebody else's making, well signed.
+        let manifest =
+            fs::read_to_string(dir.path().join(MANIFEST)).unwrap().replace("raw/x.txt", "../../etc/hostname");
+        fs::write(dir.path().join(MANIFEST), &manifest).unwrap();
+        fs::write(dir.path().join(SIGNATURE), signature_text(&key.sign(manifest.as_bytes()))).unwrap();
+        says("../../etc/hostname is missing");
         fs::remove_file(dir.path().join(SIGNATURE)).unwrap();
         assert!(matches!(verify(dir.path(), &[]), Err(VerifyError::NotSigned(_))));
     }

@@ -71,7 +71,19 @@ impl Bundle {
         fs::create_dir(&raw).map_err(BundleError::io(&raw))?;
         let path = dir.join("evidence.jsonl");
         let evidence = BufWriter::new(File::create(&path).map_err(BundleError::io(&path))?);
+        let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+        for made in [Some(dir), parent].into_iter().flatten() {
+            File::open(made).and_then(|d| d.sync_all()).map_err(BundleError::io(made))?;
+        }
         Ok(Bundle { dir: dir.to_owned(), evidence, next_id: 1 })
+    }
+
+    /// Takes back what [`Bundle::create`] made: the run does not start.
+    pub fn abandon(self) {
+        let _ = fs::remove_file(self.dir.join("evidence.jsonl"));
+        let _ = fs::remove_dir(self.dir.join("raw"));
+        // Stays if it was there before, with something else in it.
+        let _ = fs::remove_dir(&self.dir);
     }
 
     pub fn dir(&self) -> &Path {
@@ -135,7 +147,9 @@ pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), BundleError>
         let mut file = File::create(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
-        fs::rename(&temporary, path)
+        fs::rename(&temporary, path)?;
+        // The new name is durable with its directory.
+        path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
     };
     write().map_err(|source| {
         let _ = fs::remove_file(&temporary);

@@ -57,7 +57,7 @@ pub(super) fn report(options: &RunOptions, facts: &Facts, table: &Table) -> Repo
         ended_ms: None,
         complete: false,
         incomplete_because: Some("running: no test done yet".to_owned()),
-        devices: devices(facts),
+        devices: devices(options.backend, facts),
         verdict: Verdict {
             device: None,
             outcome: Outcome::Inconclusive,
@@ -86,10 +86,13 @@ fn run_id(blade: &str, started_ms: i64, seed: u64) -> String {
     format!("{blade}-{time}-{}", hex::encode(&distinct[..2]))
 }
 
-fn devices(facts: &Facts) -> Vec<Device> {
+/// The devices that a run is about.
+pub(super) fn devices(backend: Backend, facts: &Facts) -> Vec<Device> {
+    let with_gpus = backend != Backend::Cpu;
     let mut devices: Vec<Device> = facts
         .gpus
         .iter()
+        .filter(|_| with_gpus)
         .map(|gpu| Device {
             id: gpu.uuid.clone(),
             kind: DeviceKind::Gpu,
@@ -99,7 +102,7 @@ fn devices(facts: &Facts) -> Vec<Device> {
             pci: gpu.identity.pci.clone(),
         })
         .collect();
-    devices.extend(facts.gpu_gaps.iter().filter_map(|gap| {
+    devices.extend(facts.gpu_gaps.iter().filter(|_| with_gpus).filter_map(|gap| {
         Some(Device {
             id: gap.device()?,
             kind: DeviceKind::Gpu,

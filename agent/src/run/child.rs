@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, channel, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,8 @@ const GRACE: Duration = Duration::from_secs(15);
 const TICK: Duration = Duration::from_millis(100);
 /// A killed process that does not end within this sits in the kernel (a driver call); it is left behind.
 const REAP_LIMIT: Duration = Duration::from_secs(3);
+/// How long an ended process's stderr may take to close.
+const STDERR_LIMIT: Duration = Duration::from_secs(1);
 /// What is kept of a child's stderr.
 const MAX_STDERR_BYTES: u64 = 256 << 10;
 /// Events that wait for the runner; a child that floods waits for us, not we for it.
@@ -57,7 +59,7 @@ struct Running {
     child: Child,
     // Kept open: a device test ends itself when this closes, so it never outlives a killed runner.
     _stdin: ChildStdin,
-    stderr: thread::JoinHandle<Vec<u8>>,
+    stderr: Receiver<Vec<u8>>,
     last_heard: Instant,
     hard_limit: Instant,
     said_done: Option<(TestOutcome, String)>,
@@ -80,25 +82,19 @@ pub fn run_all(
     }
     drop(sender);
     while running.iter().any(Option::is_some) {
-        match heard.recv_timeout(TICK) {
-            Ok((index, what)) => {
-                let Some(process) = running[index].as_mut() else { continue };
-                process.last_heard = Instant::now();
-                match what {
-                    Heard::Event(Event::Done { outcome, detail }) => {
-                        process.said_done = Some((outcome, detail))
-                    }
-                    Heard::Event(event) => on_event(index, event),
-                    Heard::Rubbish(line) => {
-                        ends[index] =
-                            running[index].take().map(|p| kill(p, format!("spoke out of turn: {line:?}")));
-                    }
-                    Heard::Closed => ends[index] = running[index].take().map(reap),
+        // All that waits is heard before anybody is called silent: this loop itself may have been held up.
+        let mut next = heard.recv_timeout(TICK);
+        for _ in 0..MAX_WAITING_EVENTS {
+            match next {
+                Ok((index, what)) => hear(index, what, &mut running[index], &mut ends[index], on_event),
+                Err(RecvTimeoutError::Timeout) => break,
+                // All readers are gone, and each said `Closed` before.
+                Err(RecvTimeoutError::Disconnected) => {
+                    thread::sleep(TICK);
+                    break;
                 }
             }
-            Err(RecvTimeoutError::Timeout) => {}
-            // All readers are gone, and each said `Closed` before.
-            Err(RecvTimeoutError::Disconnected) => thread::sleep(TICK),
+            next = heard.recv_timeout(Duration::ZERO);
         }
         let now = Instant::now();
         for (slot, end) in running.iter_mut().zip(&mut ends) {
@@ -122,6 +118,23 @@ pub fn run_all(
         .collect()
 }
 
+fn hear(
+    index: usize,
+    what: Heard,
+    slot: &mut Option<Running>,
+    end: &mut Option<End>,
+    on_event: &mut dyn FnMut(usize, Event),
+) {
+    let Some(process) = slot.as_mut() else { return };
+    process.last_heard = Instant::now();
+    match what {
+        Heard::Event(Event::Done { outcome, detail }) => process.said_done = Some((outcome, detail)),
+        Heard::Event(event) => on_event(index, event),
+        Heard::Rubbish(line) => *end = slot.take().map(|p| kill(p, format!("spoke out of turn: {line:?}"))),
+        Heard::Closed => *end = slot.take().map(reap),
+    }
+}
+
 fn start(
     launcher: &Launcher,
     request: &Request,
@@ -132,6 +145,8 @@ fn start(
         .args(&launcher.args)
         // A group of its own: Ctrl-C reaches the runner, which ends its children in order.
         .process_group(0)
+        // Clusters set NCCL_DEBUG for their jobs; its words must not stand between our events.
+        .env("NCCL_DEBUG_FILE", "/dev/stderr")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -150,10 +165,11 @@ fn start(
     }
     let to = to.clone();
     thread::spawn(move || listen(BufReader::new(stdout), index, &to));
-    let stderr = thread::spawn(move || keep_start(stderr));
+    let (kept, stderr_kept) = channel();
+    thread::spawn(move || kept.send(keep_start(stderr)));
     let now = Instant::now();
     let hard_limit = now + Duration::from_secs(request.budget_s) + GRACE;
-    Ok(Running { child, _stdin: stdin, stderr, last_heard: now, hard_limit, said_done: None })
+    Ok(Running { child, _stdin: stdin, stderr: stderr_kept, last_heard: now, hard_limit, said_done: None })
 }
 
 fn listen(mut from: impl BufRead, index: usize, to: &SyncSender<(usize, Heard)>) {
@@ -194,24 +210,25 @@ fn kill(mut process: Running, why: String) -> End {
     let reaped = wait_until(&mut process.child, Instant::now() + REAP_LIMIT).is_some();
     let why =
         if reaped { why } else { format!("{why}; it cannot be ended, a driver call holds it in the kernel") };
-    // An unkillable process keeps its stderr open: what it said is out of reach.
-    let stderr = if reaped { process.stderr.join().unwrap_or_default() } else { Vec::new() };
-    broken(why, stderr)
+    let stderr = stderr_of(&process);
+    match process.said_done {
+        // The result was out before the end hung: it stands.
+        Some((outcome, detail)) => End { outcome, detail, broken: false, stderr },
+        None => broken(why, stderr),
+    }
+}
+
+/// What the process said on stderr. Bounded: something that it left behind may hold the pipe for ever.
+fn stderr_of(process: &Running) -> Vec<u8> {
+    process.stderr.recv_timeout(STDERR_LIMIT).unwrap_or_default()
 }
 
 /// What a process that closed its output has to say for itself.
 fn reap(mut process: Running) -> End {
     let Some(status) = wait_until(&mut process.child, Instant::now() + REAP_LIMIT) else {
-        return match process.said_done.take() {
-            // The result was out before the exit hung (a vendor library's destructor): it stands.
-            Some((outcome, detail)) => {
-                let _ = kill(process, String::new());
-                End { outcome, detail, broken: false, stderr: Vec::new() }
-            }
-            None => kill(process, "closed its output without a result and did not end".to_owned()),
-        };
+        return kill(process, "closed its output without a result and did not end".to_owned());
     };
-    let stderr = process.stderr.join().unwrap_or_default();
+    let stderr = stderr_of(&process);
     match (process.said_done, status.signal()) {
         (Some((outcome, detail)), _) => End { outcome, detail, broken: false, stderr },
         (None, Some(signal)) => broken(format!("the test process crashed ({})", signal_name(signal)), stderr),

@@ -4,8 +4,10 @@
 //! after the other while telemetry and the kernel log are watched, read the facts again, decide, sign.
 
 mod begin;
+mod blade;
 mod child;
 mod kernel_log;
+mod plan;
 mod record;
 mod samples;
 mod steps;
@@ -102,8 +104,14 @@ pub enum RunError {
 
 /// Runs the suite. Whatever happens to the hardware ends in the report; only the bundle can fail.
 pub fn run(options: &RunOptions, cancel: &Cancel, observer: &mut dyn Observer) -> Result<Report, RunError> {
-    let signer = key::load_or_create(&options.key).map_err(RunError::Refused)?;
     let bundle = Bundle::create(&options.out).map_err(RunError::Refused)?;
+    let signer = match key::load_or_create(&options.key) {
+        Ok(signer) => signer,
+        Err(e) => {
+            bundle.abandon();
+            return Err(RunError::Refused(e));
+        }
+    };
     let mut run = steps::Run::begin(options, bundle, observer).map_err(RunError::Broken)?;
     for (number, test) in options.suite.tests.iter().enumerate() {
         if cancel.requested() {

@@ -1,6 +1,7 @@
 //! One test's result as its events come in, with the evidence that goes to the bundle on the way.
 
 use whetstone_burnin::protocol::Event;
+use whetstone_model::action::Severity;
 use whetstone_model::evidence::{Body, Evidence, Finding};
 use whetstone_model::report::TestResult;
 
@@ -45,7 +46,10 @@ impl<'a> Recorder<'a> {
     }
 
     pub fn finding(&mut self, source: &str, finding: Finding) -> Result<(), BundleError> {
-        if self.findings.len() >= MAX_FINDINGS {
+        // Faults have a limit of their own: what decides a verdict is not crowded out by warnings.
+        let is_fault = finding.severity == Severity::Fault;
+        let alike = self.findings.iter().filter(|(_, f)| (f.severity == Severity::Fault) == is_fault).count();
+        if alike >= MAX_FINDINGS {
             self.dropped += 1;
             return Ok(());
         }

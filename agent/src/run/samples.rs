@@ -58,11 +58,9 @@ pub fn samples(report: &Report) -> String {
 
 /// Which way a metric is better; `None` for one that says nothing about quality (a size, a limit).
 fn better(metric: &str) -> Option<&'static str> {
-    const HIGHER: [&str; 4] = [".throughput", ".bandwidth", ".busbw", ".margin.min"];
-    const LOWER: [&str; 2] = [".latency", ".max_temperature"];
-    if HIGHER.iter().any(|end| metric.ends_with(end)) {
+    if [".throughput", ".bandwidth", ".busbw"].iter().any(|end| metric.ends_with(end)) {
         Some("higher")
-    } else if LOWER.iter().any(|end| metric.ends_with(end)) {
+    } else if metric.ends_with(".latency") {
         Some("lower")
     } else {
         None

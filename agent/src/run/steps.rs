@@ -1,27 +1,24 @@
 //! A run as it goes: what is known so far, one test after the other.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::time::Instant;
 
 use ed25519_dalek::SigningKey;
-use whetstone_burnin::protocol::{Event, GpuTarget, Request};
+use whetstone_burnin::protocol::{Event, Request};
 use whetstone_burnin::suite::{Scope, Test, TestKind};
 use whetstone_burnin::verdict::{Gap, Input, decide};
 use whetstone_burnin::{agreement, inventory};
 use whetstone_model::action::{Action, Severity};
 use whetstone_model::device::DeviceId;
 use whetstone_model::evidence::{Body, Evidence, Finding};
-use whetstone_model::facts::Facts;
-use whetstone_model::health::{self, Counters};
-use whetstone_model::report::{DeviceOutcome, Report, TestOutcome, TestResult};
+use whetstone_model::report::{DeviceOutcome, DeviceReading, Report, TestOutcome, TestResult};
 use whetstone_model::threshold::{Judged, Table};
 
+use super::blade::Blade;
+use super::plan::{make_scratch, plan, remove_scratch};
 use super::record::Recorder;
-use super::watch::Watch;
+use super::watch::{Under, Watch};
 use super::{Backend, Cancel, Observer, RunOptions, begin, child, now_ms, samples};
 use crate::bundle::{Bundle, BundleError};
-use crate::probe::{self, Probe};
 
 /// A run between its begin and its end.
 pub(super) struct Run<'a> {
@@ -30,10 +27,7 @@ pub(super) struct Run<'a> {
     report: Report,
     findings: Vec<(u64, Finding)>,
     gaps: Vec<Gap>,
-    table: Table,
-    /// The last look at the blade; each test's counters are compared with the look before it.
-    facts: Facts,
-    looked: Instant,
+    blade: Blade,
     /// Devices that hung or crashed a test, with the test's name: they are not touched again in this run.
     out_of_use: BTreeMap<DeviceId, String>,
     watch: Watch,
@@ -51,29 +45,19 @@ impl<'a> Run<'a> {
             what: e.to_string(),
         })?;
         bundle.raw("suite.toml", options.suite_text.as_bytes())?;
-        let Probe { facts, findings } = probe::probe(&options.probe);
-        let report = begin::report(options, &facts, &table);
-        begin::keep_facts(&bundle, "facts-before.json", &facts)?;
+        let (blade, findings) = Blade::first_look(&options.probe, table);
+        let report = begin::report(options, &blade.facts, &blade.table);
+        begin::keep_facts(&bundle, "facts-before.json", &blade.facts)?;
         bundle.checkpoint(&report)?;
-        let watch = Watch::start(options, &facts, report.started_ms);
-        let mut run = Run {
-            options,
-            bundle,
-            report,
-            findings: Vec::new(),
-            gaps: begin::gaps(options.backend, &facts, &findings),
-            table,
-            facts,
-            looked: Instant::now(),
-            out_of_use: BTreeMap::new(),
-            watch,
-        };
+        let watch = Watch::start(options, &blade.facts, report.started_ms);
+        let gaps = begin::gaps(options.backend, &blade.facts, &findings);
+        let (findings_so_far, out_of_use) = (Vec::new(), BTreeMap::new());
+        let mut run =
+            Run { options, bundle, report, findings: findings_so_far, gaps, blade, out_of_use, watch };
         for finding in findings {
             run.found(observer, "probe", finding)?;
         }
-        if let Some(why) = run.watch.blind().map(str::to_owned) {
-            run.cannot_read_kernel_log(observer, why)?;
-        }
+        run.cannot_read_kernel_log(observer)?;
         Ok(run)
     }
 
@@ -84,42 +68,36 @@ impl<'a> Run<'a> {
         cancel: &Cancel,
         observer: &mut dyn Observer,
     ) -> Result<&TestResult, BundleError> {
-        let before_test = self.watch.test_begins(&self.facts);
-        for finding in before_test {
-            self.found(observer, "kmsg", finding)?;
-        }
-        let mut recorder =
-            Recorder::new(&mut self.bundle, TestResult::empty(&test.name, test.kind.name(), now_ms()));
+        self.before_test(observer)?;
+        let plan = plan(self.options, &self.blade, &self.out_of_use, test);
+        let result = TestResult::empty(&test.name, test.kind.name(), now_ms());
+        let mut recorder = Recorder::new(&mut self.bundle, result);
         let labels = &self.report.devices;
         let label = |id: &Option<DeviceId>| {
             id.as_ref().and_then(|id| labels.iter().find(|d| d.id == *id)).map(|d| d.label.as_str())
         };
-        let (requests, left_out, not_applicable) =
-            requests(self.options, &self.facts, &self.out_of_use, test);
-        let mut failed: Option<BundleError> = None;
+        let sku = self.report.blade.sku.as_deref();
+
         let mut ends = Vec::new();
-        if let TestKind::Inventory(_) = test.kind {
-            let profile = self.report.blade.sku.as_deref().and_then(|sku| self.table.profile(sku));
-            for finding in inventory::check(&self.facts, profile) {
+        if test.kind.scope() == Scope::Facts {
+            let profile = sku.and_then(|sku| self.blade.table.profile(sku));
+            for finding in inventory::check(&self.blade.facts, profile) {
                 observer.found(&finding, label(&finding.device));
                 recorder.finding("probe", finding)?;
             }
             recorder.result.outcome = TestOutcome::Pass;
             recorder.result.detail.clear();
-            if profile.is_none() && !self.facts.gpus.is_empty() {
-                recorder
-                    .result
-                    .notes
-                    .push("no SKU profile fits this blade: GPUs were compared with each other only".into());
+            if profile.is_none() && !self.blade.gpus.is_empty() {
+                let note = "held against no SKU profile: GPUs were compared with each other only";
+                recorder.result.notes.push(note.into());
             }
         } else {
-            for request in &requests {
-                std::fs::create_dir_all(&request.scratch).map_err(BundleError::io(&request.scratch))?;
-            }
-            let parts = requests.len().max(1) as f64;
-            let mut done = vec![0.0; requests.len()];
+            make_scratch(&plan.requests)?;
+            let parts = plan.requests.len().max(1) as f64;
+            let mut done = vec![0.0; plan.requests.len()];
+            let mut failed: Option<BundleError> = None;
             let watch = &mut self.watch;
-            ends = child::run_all(&self.options.launcher, &requests, cancel, &mut |index, event| {
+            ends = child::run_all(&self.options.launcher, &plan.requests, cancel, &mut |index, event| {
                 watch.poll();
                 match &event {
                     Event::Progress { done: part, doing } => {
@@ -134,52 +112,55 @@ impl<'a> Run<'a> {
                     failed.get_or_insert(e);
                 }
             });
-        }
-        if let Some(e) = failed {
-            return Err(e);
-        }
-        remove_scratch(&self.options.out)?;
-        for (request, end) in requests.iter().zip(&ends) {
-            if !end.stderr.is_empty() {
-                let of = request
-                    .gpus
-                    .first()
-                    .filter(|_| request.gpus.len() == 1)
-                    .map_or("all", |g| g.label.as_str());
-                recorder.bundle.raw(&format!("{}.{of}.stderr.txt", test.name), &end.stderr)?;
-            }
-            if let [gpu] = request.gpus.as_slice() {
-                let (outcome, detail) = (end.outcome, end.detail.clone());
-                recorder.result.devices.push(DeviceOutcome { device: gpu.uuid.clone(), outcome, detail });
-                if end.broken && !cancel.requested() {
-                    self.out_of_use.insert(gpu.uuid.clone(), test.name.clone());
-                }
+            // What follows is no longer the test's load.
+            self.watch.poll();
+            recorder.result.notes.extend(remove_scratch(&self.options.out));
+            if let Some(e) = failed {
+                return Err(e);
             }
         }
-        recorder.result.devices.extend(left_out);
-        outcome(&mut recorder.result, &ends, not_applicable);
+        for (request, end) in plan.requests.iter().zip(&ends) {
+            keep_end(&mut recorder, test, request, end)?;
+            if let ([gpu], true) = (request.gpus.as_slice(), end.broken && !cancel.requested()) {
+                self.out_of_use.insert(gpu.uuid.clone(), test.name.clone());
+            }
+        }
+        recorder.result.devices.extend(plan.left_out);
+        outcome(&mut recorder.result, &ends, plan.not_applicable);
 
-        // What happened meanwhile: counters, telemetry, the kernel log, devices that disagree, floors.
-        let seconds = self.looked.elapsed().as_secs_f64();
-        let Probe { facts, findings: now } = probe::probe(&self.options.probe);
-        let sku = self.report.blade.sku.as_deref();
-        let (before, after) = (Counters::of(&self.facts), Counters::of(&facts));
-        let mut more = health::deltas(&before, &after, seconds, sku, &self.table);
-        more.extend(health::vanished(&self.facts, &facts, &self.table));
-        more.extend(now.into_iter().filter(|f| !self.findings.iter().any(|(_, old)| same(old, f))));
-        more.extend(agreement::disagreements(&recorder.result.digests));
-        let load = self.watch.test_ended(&test.kind, &facts, sku, &self.table);
+        // What happened meanwhile: telemetry, the kernel log, counters, devices that disagree, floors.
+        let killed = cancel.requested() || ends.iter().any(|end| end.broken);
+        let load = self.watch.test_ended(&Under {
+            kind: &test.kind,
+            result: &recorder.result,
+            devices: &self.report.devices,
+            gpus: &self.blade.facts.gpus,
+            sku,
+            table: &self.blade.table,
+            killed,
+        });
+        let looked = self.blade.look(sku);
+        let gaps = begin::gaps(self.options.backend, &self.blade.facts, &looked.now);
         for reading in load.readings {
             recorder.event("nvml", Event::Reading(reading))?;
         }
         for (device, line) in load.kernel_lines {
             recorder.evidence("kmsg", device, Body::KernelLine { line })?;
         }
+        for device in load.not_judged {
+            if let Some(of) = recorder.result.devices.iter_mut().find(|d| d.device == device) {
+                of.outcome = TestOutcome::Inconclusive;
+                of.detail = "its power could not be read".to_owned();
+            }
+        }
+        let new_state = |f: &Finding| !self.findings.iter().any(|(_, old)| same_state(old, f));
+        let mut more = looked.since;
+        more.extend(looked.now.into_iter().filter(new_state));
         more.extend(load.findings);
-        more.extend(floors(&self.table, sku, &recorder.result));
+        more.extend(agreement::disagreements(&recorder.result.digests));
+        more.extend(floors(&self.blade.table, sku, &recorder.result.readings));
         for finding in more {
-            let old = recorder.result.findings.iter().any(|f| same(f, &finding));
-            if !old {
+            if !recorder.result.findings.contains(&finding) {
                 observer.found(&finding, label(&finding.device));
                 recorder.finding("runner", finding)?;
             }
@@ -188,14 +169,13 @@ impl<'a> Run<'a> {
             let detail = format!("{}: {}", test.name, recorder.result.detail);
             recorder.finding("runner", failed_without_finding(detail))?;
         }
-        self.facts = facts;
-        self.looked = Instant::now();
 
         let (mut result, findings) = recorder.end();
         settle(&mut result);
         result.ended_ms = now_ms();
         self.findings.extend(findings);
         self.report.tests.push(result);
+        self.learn(gaps);
         self.refresh();
         self.report.incomplete_because = Some(format!(
             "running: {} of {} tests done",
@@ -213,20 +193,20 @@ impl<'a> Run<'a> {
         observer: &mut dyn Observer,
         key: &SigningKey,
     ) -> Result<Report, BundleError> {
-        let Probe { facts, findings } = probe::probe(&self.options.probe);
-        begin::keep_facts(&self.bundle, "facts-after.json", &facts)?;
-        let gaps = begin::gaps(self.options.backend, &facts, &findings);
-        for finding in findings {
-            if !self.findings.iter().any(|(_, old)| same(old, &finding)) {
-                self.found(observer, "probe", finding)?;
+        let looked = self.blade.look(self.report.blade.sku.as_deref());
+        begin::keep_facts(&self.bundle, "facts-after.json", &self.blade.facts)?;
+        let gaps = begin::gaps(self.options.backend, &self.blade.facts, &looked.now);
+        let ended = self.watch.stop(&self.report.devices);
+        self.report.series = ended.series;
+        for finding in looked.now.into_iter().chain(looked.since).chain(ended.findings) {
+            if !self.findings.iter().any(|(_, old)| same_state(old, &finding)) {
+                self.found(observer, "runner", finding)?;
             }
         }
-        for gap in gaps {
-            if !self.gaps.contains(&gap) {
-                self.gaps.push(gap);
-            }
+        self.learn(gaps);
+        if let Some(why) = ended.log_gap {
+            self.kernel_log_gap(why);
         }
-        self.report.series = self.watch.stop();
         let (done, of) = (self.report.tests.len(), self.options.suite.tests.len());
         let interrupted = cancel.requested();
         self.report.complete = !interrupted && done == of;
@@ -239,20 +219,50 @@ impl<'a> Run<'a> {
         Ok(self.report)
     }
 
-    /// Some faults of a GPU are told by the kernel log alone: without it, GPUs cannot pass.
-    fn cannot_read_kernel_log(
-        &mut self,
-        observer: &mut dyn Observer,
-        why: String,
-    ) -> Result<(), BundleError> {
-        let (code, action) = ("kernel-log-unreadable", Action::UpdateSoftware);
-        if !self.facts.gpus.is_empty() && self.options.backend != Backend::Cpu {
-            self.gaps.push(Gap { device: None, code: code.to_owned(), why: why.clone(), action });
+    /// What the kernel log said between two tests is nobody's doing, but it is said.
+    fn before_test(&mut self, observer: &mut dyn Observer) -> Result<(), BundleError> {
+        let (lines, findings) = self.watch.test_begins(&self.report.devices);
+        for (device, line) in lines {
+            let body = Body::KernelLine { line };
+            let source = "kmsg".to_owned();
+            self.bundle.record(Evidence { id: 0, at_ms: now_ms(), test: None, device, source, body })?;
         }
-        let severity = Severity::Warning;
-        let finding =
-            Finding { code: code.into(), device: None, severity, action, detail: why, reading: None };
-        self.found(observer, "kmsg", finding)
+        findings.into_iter().try_for_each(|finding| self.found(observer, "kmsg", finding))
+    }
+
+    /// Gaps and devices that a later look brought.
+    fn learn(&mut self, gaps: Vec<Gap>) {
+        for gap in gaps {
+            if !self.gaps.iter().any(|old| old.code == gap.code && old.device == gap.device) {
+                self.gaps.push(gap);
+            }
+        }
+        self.report.simulated |= self.blade.facts.simulated();
+        for device in begin::devices(self.options.backend, &self.blade.facts) {
+            if !self.report.devices.iter().any(|old| old.id == device.id) {
+                self.report.devices.push(device);
+            }
+        }
+    }
+
+    fn cannot_read_kernel_log(&mut self, observer: &mut dyn Observer) -> Result<(), BundleError> {
+        let Some(why) = self.watch.blind().map(str::to_owned) else { return Ok(()) };
+        self.kernel_log_gap(why.clone());
+        let (code, severity) = ("kernel-log-unreadable".to_owned(), Severity::Warning);
+        let action = Action::UpdateSoftware;
+        self.found(
+            observer,
+            "kmsg",
+            Finding { code, device: None, severity, action, detail: why, reading: None },
+        )
+    }
+
+    /// Some faults of a GPU are told by the kernel log alone: without all of it, GPUs cannot pass.
+    fn kernel_log_gap(&mut self, why: String) {
+        if !self.blade.gpus.is_empty() && self.options.backend != Backend::Cpu {
+            let (code, action) = ("kernel-log-unreadable".to_owned(), Action::UpdateSoftware);
+            self.gaps.push(Gap { device: None, code, why, action });
+        }
     }
 
     fn found(
@@ -296,75 +306,11 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Two looks at the same thing.
-fn same(a: &Finding, b: &Finding) -> bool {
-    a.code == b.code && a.device == b.device && a.severity == b.severity
-}
-
-/// Where test processes may put files; gone after each test, whatever they left.
-const SCRATCH: &str = "scratch";
-
-fn remove_scratch(bundle: &Path) -> Result<(), BundleError> {
-    let scratch = bundle.join(SCRATCH);
-    match std::fs::remove_dir_all(&scratch) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(BundleError::io(&scratch)(e)),
-        _ => Ok(()),
-    }
-}
-
-/// The processes of a test, the devices that are left out of it, and why it may not apply at all.
-fn requests(
-    options: &RunOptions,
-    facts: &Facts,
-    out_of_use: &BTreeMap<DeviceId, String>,
-    test: &Test,
-) -> (Vec<Request>, Vec<DeviceOutcome>, Option<String>) {
-    let request = |gpus: Vec<GpuTarget>| Request {
-        name: test.name.clone(),
-        kind: test.kind.clone(),
-        seed: options.seed,
-        budget_s: test.budget_s,
-        // A GPU's own, since its test runs beside those of the others.
-        scratch: match gpus.as_slice() {
-            [gpu] => options.out.join(SCRATCH).join(&test.name).join(&gpu.label),
-            _ => options.out.join(SCRATCH).join(&test.name),
-        },
-        gpus,
-    };
-    let scope = test.kind.scope();
-    if matches!(scope, Scope::Facts) {
-        return (Vec::new(), Vec::new(), None);
-    }
-    if matches!(scope, Scope::Host) {
-        return (vec![request(Vec::new())], Vec::new(), None);
-    }
-    if options.backend == Backend::Cpu {
-        return (Vec::new(), Vec::new(), Some("GPUs left out by --backend cpu".to_owned()));
-    }
-    if facts.gpus.is_empty() && facts.gpu_gaps.is_empty() {
-        return (Vec::new(), Vec::new(), Some("no GPU".to_owned()));
-    }
-    let (unusable, usable): (Vec<_>, Vec<_>) =
-        facts.gpus.iter().partition(|g| out_of_use.contains_key(&g.uuid));
-    let mut left_out: Vec<DeviceOutcome> = unusable
-        .iter()
-        .map(|gpu| DeviceOutcome {
-            device: gpu.uuid.clone(),
-            outcome: TestOutcome::Inconclusive,
-            detail: format!("left out: it did not come back from test {}", out_of_use[&gpu.uuid]),
-        })
-        .collect();
-    left_out.extend(facts.gpu_gaps.iter().filter_map(|gap| {
-        let detail = format!("left out: {}", gap.detail);
-        Some(DeviceOutcome { device: gap.device()?, outcome: TestOutcome::Inconclusive, detail })
-    }));
-    let mut targets = usable.iter().map(|g| GpuTarget { uuid: g.uuid.clone(), label: g.label() });
-    let requests = match scope {
-        Scope::EachGpu => targets.map(|gpu| request(vec![gpu])).collect(),
-        _ if targets.len() > 0 => vec![request(targets.by_ref().collect())],
-        _ => Vec::new(),
-    };
-    (requests, left_out, None)
+/// Two looks at the same state of the same device. A device-less finding is told apart by its words: it may be
+/// about another source or part.
+fn same_state(a: &Finding, b: &Finding) -> bool {
+    let alike = a.code == b.code && a.device == b.device && a.severity == b.severity;
+    alike && (a.device.is_some() || a.detail == b.detail)
 }
 
 fn source(kind: &TestKind) -> &'static str {
@@ -373,6 +319,30 @@ fn source(kind: &TestKind) -> &'static str {
         kind if kind.scope() == Scope::Host => "cpu",
         _ => "cuda",
     }
+}
+
+/// How one process ended, for each GPU that it had.
+fn keep_end(
+    recorder: &mut Recorder<'_>,
+    test: &Test,
+    request: &Request,
+    end: &child::End,
+) -> Result<(), BundleError> {
+    let alone = request.gpus.len() == 1;
+    if !end.stderr.is_empty() {
+        let of = request.gpus.first().filter(|_| alone).map_or("all", |g| g.label.as_str());
+        recorder.bundle.raw(&format!("{}.{of}.stderr.txt", test.name), &end.stderr)?;
+    }
+    for gpu in &request.gpus {
+        // Of several, the findings say which one failed (`settle`).
+        let outcome = match end.outcome {
+            TestOutcome::Fail if !alone => TestOutcome::Pass,
+            outcome => outcome,
+        };
+        let detail = if outcome == TestOutcome::Pass { String::new() } else { end.detail.clone() };
+        recorder.result.devices.push(DeviceOutcome { device: gpu.uuid.clone(), outcome, detail });
+    }
+    Ok(())
 }
 
 /// The test's outcome from those of its processes.
@@ -384,10 +354,8 @@ fn outcome(result: &mut TestResult, ends: &[child::End], not_applicable: Option<
     if result.kind == "inventory" {
         return;
     }
-    let parts = ends
-        .iter()
-        .map(|e| (e.outcome, &e.detail))
-        .chain(result.devices.iter().map(|d| (d.outcome, &d.detail)));
+    let left_out = result.devices.iter().map(|d| (d.outcome, &d.detail));
+    let parts = ends.iter().map(|e| (e.outcome, &e.detail)).chain(left_out);
     let rank = |outcome: TestOutcome| match outcome {
         TestOutcome::Fail => 3,
         TestOutcome::Inconclusive => 2,
@@ -411,29 +379,32 @@ fn failed_without_finding(detail: String) -> Finding {
     Finding { code: "test-failed".into(), device, severity: Severity::Fault, action, detail, reading: None }
 }
 
-/// A fault found during a test fails the test, whatever the test itself said.
+/// A fault found during a test fails the test, whatever the test itself said; a device that could not be judged
+/// leaves it open.
 fn settle(result: &mut TestResult) {
     let fault = result.findings.iter().find(|f| f.severity == Severity::Fault);
-    if let Some(fault) = fault
-        && result.outcome != TestOutcome::Fail
-    {
-        result.detail = fault.detail.clone();
-        result.outcome = TestOutcome::Fail;
+    let open = result.devices.iter().find(|d| d.outcome == TestOutcome::Inconclusive);
+    match (fault, open) {
+        (Some(fault), _) if result.outcome != TestOutcome::Fail => {
+            (result.outcome, result.detail) = (TestOutcome::Fail, fault.detail.clone());
+        }
+        (None, Some(open)) if result.outcome == TestOutcome::Pass => {
+            (result.outcome, result.detail) = (TestOutcome::Inconclusive, open.detail.clone());
+        }
+        _ => {}
     }
     for device in &mut result.devices {
-        if result
-            .findings
-            .iter()
-            .any(|f| f.severity == Severity::Fault && f.device.as_ref() == Some(&device.device))
-        {
+        let mine = |f: &&Finding| f.severity == Severity::Fault && f.device.as_ref() == Some(&device.device);
+        if let Some(fault) = result.findings.iter().find(mine) {
             device.outcome = TestOutcome::Fail;
+            device.detail = fault.detail.clone();
         }
     }
 }
 
 /// Readings under their floor (or over their ceiling) as findings. A unit that does not fit is a finding too.
-fn floors(table: &Table, sku: Option<&str>, result: &TestResult) -> Vec<Finding> {
-    let judge = |r: &whetstone_model::report::DeviceReading| {
+fn floors(table: &Table, sku: Option<&str>, readings: &[DeviceReading]) -> Vec<Finding> {
+    let judge = |r: &DeviceReading| {
         let (severity, action, detail) = match table.judge(sku, &r.reading) {
             Ok(judgement) => {
                 let severity = match judgement.judged {
@@ -454,5 +425,5 @@ fn floors(table: &Table, sku: Option<&str>, result: &TestResult) -> Vec<Finding>
             reading: Some(r.reading.clone()),
         })
     };
-    result.readings.iter().filter_map(judge).collect()
+    readings.iter().filter_map(judge).collect()
 }

@@ -5,6 +5,9 @@
 
 pub mod cuda;
 pub mod host;
+mod leave;
+
+pub use leave::leave;
 
 use std::path::Path;
 use std::time::Instant;

@@ -1,6 +1,6 @@
 //! How a run goes on, on standard error: a bar on a terminal, a line per test elsewhere.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use whetstone_agent::run::Observer;
@@ -42,7 +42,8 @@ impl Progress {
     fn line(&self, text: String) {
         match &self.bar {
             Some(bar) => bar.println(text),
-            None => eprintln!("{text}"),
+            // Nobody may be reading any more; the run goes on.
+            None => drop(writeln!(std::io::stderr(), "{text}")),
         }
     }
 }
@@ -58,7 +59,7 @@ impl Observer for Progress {
                 bar.set_message("");
                 bar.set_position(self.before_s * STEPS_PER_TEST);
             }
-            None => eprintln!("{} (up to {} s)", self.prefix, test.budget_s),
+            None => self.line(format!("{} (up to {} s)", self.prefix, test.budget_s)),
         }
     }
 

@@ -135,6 +135,11 @@ impl Counters {
         }
     }
 
+    /// Takes over what a later look gave; a device that it lacks keeps what was last known of it.
+    pub fn update(&mut self, later: Counters) {
+        self.0.extend(later.0);
+    }
+
     pub fn get(&self, who: &DeviceId, counter: Counter) -> Option<u64> {
         self.0.get(&(who.clone(), counter)).copied()
     }
@@ -292,7 +297,9 @@ pub fn vanished(before: &Facts, after: &Facts, table: &Table) -> Vec<Finding> {
     for gpu in &before.gpus {
         let here = after.gpus.iter().any(|other| other.uuid == gpu.uuid);
         // A gap has a finding of its own.
-        let gap = after.gpu_gaps.iter().any(|gap| gap.uuid.as_ref() == Some(&gpu.uuid));
+        let gap = after.gpu_gaps.iter().any(|gap| {
+            gap.uuid.as_ref() == Some(&gpu.uuid) || gap.pci.is_some() && gap.pci == gpu.identity.pci
+        });
         let looked = after.source("nvml").is_none_or(|nvml| nvml.state == crate::facts::SourceState::Ok);
         if !here && !gap && looked {
             let detail = format!("{} was there before and is not any more", gpu.label());
