@@ -109,7 +109,7 @@ const SHARED: [(&str, Draw); 24] = [
     }),
     ("pcie_width", |s, _, _| format!("now = {}", if s.below(2) == 0 { 8 } else { 4 })),
     ("pcie_gen", |_, _, _| "now = 3".into()),
-    ("pcie_replays", |s, _, _| format!("per_s = {}.0", 10 + s.below(50))),
+    ("pcie_replays", |s, _, _| format!("per_s = {}.0", 200 + s.below(400))),
     ("fabric_incomplete", |_, _, _| String::new()),
     ("ecc_storm", |s, _, _| format!("per_s = {}.0", 200 + s.below(5000))),
     ("ecc_uncorrectable", |s, _, _| format!("count = {}\nat_s = {}.0", 1 + s.below(3), s.below(4))),

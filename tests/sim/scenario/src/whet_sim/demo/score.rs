@@ -40,6 +40,8 @@ pub struct Row {
     pub device: String,
     /// Stable id, if it is about a device.
     pub id: Option<String>,
+    /// Code of the finding, or the metric that the judge names.
+    pub code: String,
     pub why: String,
     pub next: String,
     /// Kinds planted there; empty = a healthy device.
@@ -168,6 +170,7 @@ fn whole(blade: &str, verdict: &str, why: &str, next: &str) -> Row {
         verdict: verdict.to_owned(),
         device: "–".to_owned(),
         id: None,
+        code: String::new(),
         why: why.to_owned(),
         next: next.to_owned(),
         planted: Vec::new(),
@@ -184,6 +187,7 @@ fn rows(blade: &str, report: &Report, judgement: &Judgement) -> Vec<Row> {
         Row {
             device: id.as_deref().map_or("–".to_owned(), label),
             id,
+            code: verdict.code.clone(),
             ..whole(blade, verdict.outcome.as_str(), &verdict.why, verdict.action.next_step())
         }
     };
@@ -196,6 +200,7 @@ fn rows(blade: &str, report: &Report, judgement: &Judgement) -> Vec<Row> {
             rows.push(Row {
                 device: id.as_deref().map_or("–".to_owned(), label),
                 id,
+                code: finding.code.clone(),
                 ..whole(blade, "fail", &finding.detail, finding.action.next_step())
             });
         }
@@ -246,6 +251,7 @@ fn outliers(blade: &str, judgement: &Judgement, label: &dyn Fn(&str) -> String, 
         rows.push(Row {
             device: if whole_blade { "–".into() } else { label(&outlier.device) },
             id: (!whole_blade).then(|| outlier.device.clone()),
+            code: outlier.metric.clone(),
             ..whole(blade, "outlier", &why, if whole_blade { "drain, burn in again" } else { "replace" })
         });
     }
@@ -261,13 +267,12 @@ fn explains(fault: &PlantedFault, row: &Row) -> bool {
         }
     };
     let blade = row.id.is_none();
+    let collective = blade && row.code.contains("nccl");
     its_own
         || match &fault.fault {
             // A link has two ends; a collective is as fast as its slowest link.
-            Fault::SlowLink { peer, .. } => {
-                blade && row.verdict == "outlier" || row.device == format!("gpu{peer}")
-            }
-            Fault::NvlinkDown { .. } => blade && row.verdict == "outlier",
+            Fault::SlowLink { peer, .. } => collective || row.device == format!("gpu{peer}"),
+            Fault::NvlinkDown { .. } => collective,
             Fault::GpuMissing | Fault::GpuLost { .. } => blade,
             _ => fault.shows == Shows::Untestable && (blade || row.verdict == "inconclusive"),
         }
@@ -282,7 +287,8 @@ mod tests {
     }
 
     fn row(verdict: &str, device: &str, id: Option<&str>) -> Row {
-        Row { device: device.into(), id: id.map(str::to_owned), ..whole("b", verdict, "", "") }
+        let code = "nccl.all_reduce.busbw".to_owned();
+        Row { device: device.into(), id: id.map(str::to_owned), code, ..whole("b", verdict, "", "") }
     }
 
     #[test]
@@ -301,7 +307,7 @@ mod tests {
         let slow = planted(Some("GPU-a"), "gpu1", Fault::SlowLink { peer: 7, percent: 20.0 }, Shows::Accused);
         assert!(explains(&slow, &row("fail", "gpu7", Some("GPU-h"))));
         assert!(explains(&slow, &row("outlier", "–", None)));
-        assert!(!explains(&slow, &row("fail", "–", None)));
+        assert!(!explains(&slow, &Row { code: "inventory-gpu-count".into(), ..row("fail", "–", None) }));
         assert!(!explains(&slow, &row("fail", "gpu6", Some("GPU-g"))));
     }
 }
