@@ -2,6 +2,7 @@
 //!
 //! The library and its blade are chosen by environment and live as long as a process, so each look is taken by a
 //! child: this test program itself, told by [`CHILD`] what to do.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests: what fails here is a failed test")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -144,8 +144,10 @@ macro_rules! export {
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(device: nvml_wrapper_sys::bindings::nvmlDevice_t $(, $arg: $type)*)
             -> nvml_wrapper_sys::bindings::nvmlReturn_t {
-            // SAFETY (of the writes in the body): the pointers are the caller's, valid as nvml.h asks.
-            $crate::call::device(device, stringify!($name), |$gpu| unsafe { $body })
+            $crate::call::device(device, stringify!($name), |$gpu| {
+                // SAFETY: the body writes where the caller's pointers say, and those are valid as nvml.h asks.
+                unsafe { $body }
+            })
         }
     )*};
 }

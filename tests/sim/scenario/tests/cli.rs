@@ -1,4 +1,5 @@
 //! `whet-sim` as a person uses it: what it makes, and what nonsense gets.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests: what fails here is a failed test")]
 
 use std::path::Path;
 use std::process::{Command, Output};
