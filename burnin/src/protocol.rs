@@ -57,6 +57,10 @@ pub enum Event {
     Note {
         text: String,
     },
+    /// Version of the NCCL library that the test loaded.
+    NcclVersion {
+        version: String,
+    },
     /// The end. `detail` is one line, empty for a plain pass.
     Done {
         outcome: TestOutcome,

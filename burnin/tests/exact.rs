@@ -1,5 +1,11 @@
 //! The oracle's promises: within the bound every order of summation gives the same bits, every flipped bit is
 //! found, and a clean result is never accused.
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "test helpers: a broken promise is a failed test"
+)]
 
 use proptest::prelude::*;
 use whetstone_burnin::exact::{

@@ -1,5 +1,11 @@
 //! The fleet judge on seeded fleets: its stated rate holds, it finds what was planted, and what must not matter does
 //! not matter.
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "test helpers: a broken promise is a failed test"
+)]
 
 mod fleets;
 

@@ -1,4 +1,10 @@
 //! `whet judge` as a user runs it: exit codes, JSON, and input errors that name the line.
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "test helpers: a broken promise is a failed test"
+)]
 
 use std::io::Write;
 use std::process::{Command, Output};

@@ -1,4 +1,10 @@
 //! `whet probe` as a user runs it: exit codes and forms of output. Machines are directories made here.
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "test helpers: a broken promise is a failed test"
+)]
 
 use std::path::Path;
 use std::process::{Command, Output};

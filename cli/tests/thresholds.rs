@@ -1,4 +1,10 @@
 //! `whet thresholds` as a user calls it: exit codes, and one clear line with file and line for bad input.
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "test helpers: a broken promise is a failed test"
+)]
 
 use std::path::PathBuf;
 use std::process::{Command, Output};

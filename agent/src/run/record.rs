@@ -18,12 +18,13 @@ pub(super) struct Recorder<'a> {
     pub result: TestResult,
     /// Findings with their evidence ids, to be added to the run's.
     pub findings: Vec<(u64, Finding)>,
+    pub nccl: Option<String>,
     dropped: usize,
 }
 
 impl<'a> Recorder<'a> {
     pub fn new(bundle: &'a mut Bundle, result: TestResult) -> Self {
-        Self { bundle, result, findings: Vec::new(), dropped: 0 }
+        Self { bundle, result, findings: Vec::new(), nccl: None, dropped: 0 }
     }
 
     /// Keeps what an event says; progress and the end are the caller's business.
@@ -39,6 +40,7 @@ impl<'a> Recorder<'a> {
             Event::Profile(p) if self.result.profiles.len() < MAX_OTHERS => self.result.profiles.push(p),
             Event::Digest(d) if self.result.digests.len() < MAX_READINGS => self.result.digests.push(d),
             Event::Note { text } if self.result.notes.len() < MAX_OTHERS => self.result.notes.push(text),
+            Event::NcclVersion { version } => self.nccl = Some(version),
             Event::Progress { .. } | Event::Done { .. } => {}
             _ => self.dropped += 1,
         }

@@ -170,11 +170,13 @@ impl<'a> Run<'a> {
             recorder.finding("runner", failed_without_finding(detail))?;
         }
 
+        let nccl = recorder.nccl.take();
         let (mut result, findings) = recorder.end();
         settle(&mut result);
         result.ended_ms = now_ms();
         self.findings.extend(findings);
         self.report.tests.push(result);
+        self.report.versions.nccl = nccl.or(self.report.versions.nccl.take());
         self.learn(gaps);
         self.refresh();
         self.report.incomplete_because = Some(format!(

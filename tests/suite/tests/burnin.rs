@@ -1,4 +1,10 @@
 //! A burn-in as its user sees it: exit codes, the bundle, and what is left when it is cut off.
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "test helpers: a broken promise is a failed test"
+)]
 
 use std::path::Path;
 use std::process::{Command, Output};

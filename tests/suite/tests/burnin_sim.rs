@@ -1,5 +1,11 @@
 //! A whole burn-in of simulated blades: each planted fault is found, on its device, with its reason, and nobody
 //! else is accused. The binary, the NVML and CUDA wrappers and the kernels' sources are those that ship.
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "test helpers: a broken promise is a failed test"
+)]
 
 use std::path::Path;
 

@@ -1,4 +1,10 @@
 //! The tests of the host through the shipped binary, as the runner calls them: one process each, events line by line.
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "test helpers: a broken promise is a failed test"
+)]
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;

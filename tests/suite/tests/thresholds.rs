@@ -1,6 +1,12 @@
 //! The linter on others' real numbers: it must find the slips that are known to be in them, by rules that know
 //! none of them. The data is read in place (`WHETSTONE_SHARED_DATA`, default `../shared/data` beside the
 //! workspace) and never copied.
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "test helpers: a broken promise is a failed test"
+)]
 
 use std::path::PathBuf;
 

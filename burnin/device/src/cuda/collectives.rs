@@ -69,7 +69,7 @@ fn test<S: Sink>(params: &GpuCollectivesParams, context: &Context<'_, S>) -> Don
         Ok(id) => id,
         Err(error) => return Done::inconclusive(format!("ncclGetUniqueId: {:?}", error.0)),
     };
-    context.sink.note(format!("NCCL {}", version_text(version)));
+    context.sink.emit(Event::NcclVersion { version: version_text(version) });
     let data = Arc::new(Data::new(ranks, params.mib << 20, context.seed));
     let plan = Arc::new(Plan {
         ranks,

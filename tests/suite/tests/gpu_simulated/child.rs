@@ -111,7 +111,7 @@ impl Blade {
     }
 
     pub fn run(&self, kind: TestKind, slots: &[usize]) -> Said {
-        self.start(kind, slots).to_its_end()
+        self.start(kind, slots).into_end()
     }
 }
 
@@ -122,7 +122,7 @@ pub struct Running {
 }
 
 impl Running {
-    pub fn to_its_end(self) -> Said {
+    pub fn into_end(self) -> Said {
         let mut events = Vec::new();
         loop {
             match self.events.recv_timeout(PATIENCE) {

@@ -73,7 +73,11 @@ fn clean_collectives_pass_with_a_rate_for_each() {
         let rate = said.reading(None, &format!("nccl.{}.busbw", operation.as_str())).unwrap();
         assert!((100.0..450.0).contains(&rate), "{operation:?}: {rate} GB/s");
     }
-    assert!(said.notes().contains("NCCL 2.27.3"));
+    let version = said.events.iter().find_map(|e| match e {
+        Event::NcclVersion { version } => Some(version.as_str()),
+        _ => None,
+    });
+    assert_eq!(version, Some("2.27.3"));
 }
 
 /// As NVIDIA's packages install it: `libnccl.so.2` only, which cudarc never looks for.
@@ -84,7 +88,7 @@ fn nccl_is_found_by_its_versioned_name_alone() {
     for name in ["libcuda.so.1", "libnccl.so.2"] {
         std::os::unix::fs::symlink(sim_libraries().join(name), libraries.path().join(name)).unwrap();
     }
-    blade.start_in(libraries.path(), collectives(), &[0, 1]).to_its_end().assert_clean();
+    blade.start_in(libraries.path(), collectives(), &[0, 1]).into_end().assert_clean();
     assert_eq!(blade.left_over(), 0, "the link is gone");
 }
 
@@ -94,7 +98,7 @@ fn no_nccl_is_inconclusive_and_says_so() {
     let libraries = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink(sim_libraries().join("libcuda.so.1"), libraries.path().join("libcuda.so.1"))
         .unwrap();
-    let said = blade.start_in(libraries.path(), collectives(), &[0, 1]).to_its_end();
+    let said = blade.start_in(libraries.path(), collectives(), &[0, 1]).into_end();
     assert_eq!(said.outcome, TestOutcome::Inconclusive);
     assert!(said.detail.contains("libnccl.so.2"), "{}", said.detail);
 }

@@ -2,6 +2,12 @@
 //!
 //! They need the kernel images in the binary (`make kernels` before the build). A build without them has one thing to
 //! show: that it says so.
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "test helpers: a broken promise is a failed test"
+)]
 
 mod child;
 mod compute;

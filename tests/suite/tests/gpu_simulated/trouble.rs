@@ -30,7 +30,7 @@ fn no_driver_is_inconclusive_in_every_test() {
     for kind in all() {
         let name = kind.name();
         let gpus = vec![blade.target(0), blade.target(1)];
-        let said = blade.start_with(Command::new(whet()), kind, gpus).to_its_end();
+        let said = blade.start_with(Command::new(whet()), kind, gpus).into_end();
         assert_eq!(said.outcome, TestOutcome::Inconclusive, "{name}");
         assert!(said.detail.contains("libcuda.so.1"), "{name}: {}", said.detail);
     }
@@ -40,7 +40,7 @@ fn no_driver_is_inconclusive_in_every_test() {
 fn no_gpu_is_not_applicable() {
     let blade = h100("");
     for kind in all() {
-        let said = blade.start_with(Command::new(whet()), kind, Vec::new()).to_its_end();
+        let said = blade.start_with(Command::new(whet()), kind, Vec::new()).into_end();
         assert_eq!(said.outcome, TestOutcome::NotApplicable);
     }
 }
@@ -52,7 +52,7 @@ fn a_gpu_that_cuda_does_not_see_is_inconclusive() {
     let gpus = vec![GpuTarget { uuid, label: "gpu9".into() }];
     let mut command = whet_on(std::path::Path::new("."));
     command.env("WHETSTONE_SIM", blade.directory());
-    let said = blade.start_with(command, gemm(&["bf16"]), gpus).to_its_end();
+    let said = blade.start_with(command, gemm(&["bf16"]), gpus).into_end();
     assert_eq!(said.outcome, TestOutcome::Inconclusive);
     assert!(said.detail.contains("none of them is GPU-00000000"), "{}", said.detail);
 }

@@ -3,6 +3,12 @@
 //!
 //! Hermetic: `cargo metadata --offline` and the files themselves. Every checker has a test of its own on input
 //! that breaks it.
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "test helpers: a broken promise is a failed test"
+)]
 
 mod licence;
 mod manifest;

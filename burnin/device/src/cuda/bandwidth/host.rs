@@ -59,9 +59,10 @@ impl<S: Sink> Test<'_, S> {
                 break;
             }
             target.fill(0);
-            // SAFETY (all copies here): the host slices are pinned, live through this function and are not touched
+            // For all copies here: the host slices are pinned, live through this function and are not touched
             // before the streams have ended; the device ranges are the buffers' own and just as long.
             let before = gpu.mark()?;
+            // SAFETY: see above.
             let done = unsafe { result::memcpy_htod_async(device.pointer(), &*source, main) };
             gpu.check("cuMemcpyHtoDAsync", done)?;
             let between = gpu.mark()?;
