@@ -214,7 +214,9 @@ fn rows(blade: &str, report: &Report, judgement: &Judgement) -> Vec<Row> {
         if alike > 1 {
             (row.device, row.id) = ("–".to_owned(), None);
         }
-        if !rows.iter().any(|known| known.why == row.why) {
+        // Where the blade itself has failed, that it leaves its devices open is no news.
+        let told = rows.iter().any(|known| known.why == row.why || row.id.is_none() && known.id.is_none());
+        if !told {
             rows.push(row);
         }
     }
@@ -309,5 +311,67 @@ mod tests {
         assert!(explains(&slow, &row("outlier", "–", None)));
         assert!(!explains(&slow, &Row { code: "inventory-gpu-count".into(), ..row("fail", "–", None) }));
         assert!(!explains(&slow, &row("fail", "gpu6", Some("GPU-g"))));
+    }
+
+    fn report(accused: &[(&str, &str)]) -> Report {
+        let verdict = |device: Option<&str>, outcome: &str| serde_json::json!({"device": device, "outcome": outcome, "code": "sdc", "why": "wrong bits", "action": "replace", "evidence": []});
+        let devices: Vec<_> = ["GPU-a", "GPU-b", "GPU-c"]
+            .iter()
+            .enumerate()
+            .map(|(i, id)| serde_json::json!({"id": id, "kind": "gpu", "label": format!("gpu{i}"), "model": "X (sim)"}))
+            .collect();
+        let verdicts: Vec<_> = accused.iter().map(|(id, outcome)| verdict(Some(id), outcome)).collect();
+        serde_json::from_value(serde_json::json!({
+            "schema": "whetstone.report/1", "run": "r", "blade": {"name": "b", "kernel": "k"}, "simulated": true,
+            "suite": {"name": "s", "sha256": "0", "seed": 1}, "versions": {"whet": "0"}, "started_ms": 0, "ended_ms": 1,
+            "complete": true, "devices": devices, "verdict": verdict(None, accused.first().map_or("pass", |(_, o)| o)),
+            "device_verdicts": verdicts, "tests": [], "findings": [], "series": []
+        }))
+        .unwrap()
+    }
+
+    fn scored(accused: &[(&str, &str)], outliers: Vec<Outlier>) -> Score {
+        let faults = vec![
+            planted(Some("GPU-a"), "gpu0", Fault::RemapPending, Shows::Accused),
+            planted(Some("GPU-b"), "gpu1", Fault::RemapFailed, Shows::Accused),
+        ];
+        let blades = vec![whetstone_scenario::tranche::PlantedBlade { blade: "b".into(), faults }];
+        let ran = Ran { name: "b".into(), took: std::time::Duration::ZERO, report: Ok(report(accused)) };
+        score(&Planted { seed: 1, sku: "h100".into(), blades }, &[ran], &Judgement { outliers })
+    }
+
+    #[test]
+    fn misses_and_false_accusations_are_counted() {
+        let all = scored(&[("GPU-a", "fail"), ("GPU-b", "fail")], Vec::new());
+        assert!(all.perfect() && all.recall == 1.0 && all.precision == 1.0, "{all:?}");
+        let wrong = scored(&[("GPU-a", "fail"), ("GPU-c", "fail")], Vec::new());
+        assert_eq!((wrong.found, wrong.missed.len(), wrong.healthy_accused), (1, 1, 1), "{wrong:?}");
+        assert!(!wrong.perfect() && wrong.recall == 0.5 && wrong.precision == 0.5);
+        // "Could not be tested" is no finding of a fault that a test shows.
+        let open = scored(&[("GPU-a", "fail"), ("GPU-b", "inconclusive")], Vec::new());
+        assert_eq!((open.found, open.healthy_accused), (1, 0), "{open:?}");
+    }
+
+    #[test]
+    fn an_outlier_counts_once_per_device() {
+        let outlier = |device: &str, metric: &str| Outlier {
+            blade: "b".into(),
+            device: device.into(),
+            metric: metric.into(),
+            p: 1e-6,
+            percent_worse: Some(7.0),
+            cohort_devices: 24,
+            reason: "far out".into(),
+        };
+        let list = vec![
+            outlier("GPU-b", "gemm.bf16.throughput"),
+            outlier("GPU-b", "hbm.bandwidth"),
+            outlier("GPU-c", "x"),
+        ];
+        let score = scored(&[("GPU-a", "fail")], list);
+        assert_eq!((score.found, score.accused, score.healthy_accused), (2, 3, 1), "{score:?}");
+        let why: Vec<&str> =
+            score.rows.iter().filter(|r| r.device == "gpu1").map(|r| r.why.as_str()).collect();
+        assert_eq!(why, ["gemm.bf16 7.0 % below its cohort of 24 (p = 1e-6), 1 more"]);
     }
 }
