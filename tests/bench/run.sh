@@ -15,7 +15,7 @@ for one in $what; do
         classifier) sh tests/bench/classify.sh target/release/whet docs/benchmarks/classifier.tsv ;;
         agent) bash tests/bench/agent.sh target/release/whetstone-agent target/debug/whet-sim target/sim docs/benchmarks/agent.tsv ;;
         host) bash tests/bench/host.sh ;;
-        judge) cargo run --release --quiet -p whetstone-burnin --example fleet_table ;;
+        judge) cargo run --release --quiet -p whetstone-burnin --example fleet_table -- 6000 docs/benchmarks/fleet-judge.jsonl ;;
         *) echo "unknown benchmark $one: classifier, agent, host, judge" >&2; exit 2 ;;
     esac
 done
