@@ -1,12 +1,17 @@
 //! `whet report`: the bundle of a run, verified, shown or drawn again.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use whetstone_agent::bundle::manifest::{VerifyError, verify};
 use whetstone_agent::bundle::{html, key, read_report};
 
+use whetstone_model::verdict::Outcome;
+
 use crate::input_error;
+
+/// Bundles on one page at most.
+const MAX_BUNDLES: usize = 10_000;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -30,6 +35,18 @@ enum What {
     Show {
         #[arg(value_name = "DIR")]
         dir: PathBuf,
+        #[arg(long)]
+        json: bool,
+    },
+    /// One page over all bundles in a folder, worst first: a tranche at a glance
+    Index {
+        /// Folder that holds bundles, each in a folder of its own
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+        /// [default: DIR/index.html]
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+        /// Print one JSON document: {"html": FILE, "blades": [{"blade","outcome","device","why","next","link"}]}
         #[arg(long)]
         json: bool,
     },
@@ -87,6 +104,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             }
             Ok(ExitCode::SUCCESS)
         }
+        What::Index { dir, out, json } => index(&dir, out, json),
         What::Html { dir, out, json } => {
             let text = html::render(&read_report(&dir).map_err(input_error)?);
             match out {
@@ -102,4 +120,59 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// Reads every bundle right below `dir`; folders without one are passed over, a broken one is an error.
+fn index(dir: &Path, out: Option<PathBuf>, json: bool) -> anyhow::Result<ExitCode> {
+    let unreadable = |e: std::io::Error| input_error(format!("{}: {e}", dir.display()));
+    let mut names = Vec::new();
+    for item in std::fs::read_dir(dir).map_err(unreadable)? {
+        let item = item.map_err(unreadable)?;
+        if item.path().join("report.json").is_file() {
+            names.push(item.file_name().to_string_lossy().into_owned());
+        }
+        if names.len() > MAX_BUNDLES {
+            return Err(input_error(format!("{}: more than {MAX_BUNDLES} bundles", dir.display())));
+        }
+    }
+    if names.is_empty() {
+        return Err(input_error(format!("{}: holds no bundles (folders with a report.json)", dir.display())));
+    }
+    names.sort();
+    let mut rows = Vec::with_capacity(names.len());
+    for name in names {
+        let report = read_report(&dir.join(&name)).map_err(input_error)?;
+        let verdict = &report.verdict;
+        let faulty: Vec<&str> = report
+            .devices
+            .iter()
+            .zip(&report.device_verdicts)
+            .filter(|(_, v)| v.outcome == verdict.outcome && v.outcome != Outcome::Pass)
+            .map(|(d, _)| d.label.as_str())
+            .collect();
+        let device = match faulty.len() {
+            0 => None,
+            1..=3 => Some(faulty.join(", ")),
+            many => Some(format!("{many} devices")),
+        };
+        let pass = verdict.outcome == Outcome::Pass;
+        rows.push(html::IndexRow {
+            blade: report.blade.name.clone(),
+            outcome: verdict.outcome,
+            device,
+            why: verdict.why.clone(),
+            next: if pass { String::new() } else { verdict.action.next_step().to_owned() },
+            link: format!("{name}/report.html"),
+            simulated: report.simulated,
+        });
+    }
+    let path = out.unwrap_or_else(|| dir.join("index.html"));
+    std::fs::write(&path, html::render_index(&rows))
+        .map_err(|e| input_error(format!("{}: {e}", path.display())))?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&serde_json::json!({ "html": path, "blades": rows }))?);
+    } else {
+        println!("{}: {} blades", path.display(), rows.len());
+    }
+    Ok(ExitCode::SUCCESS)
 }

@@ -116,6 +116,12 @@ fn a_run_on_this_machine_gives_a_true_result_and_a_signed_bundle() {
     assert_eq!(verify(dir.path()).status.code(), Some(0));
     let page = std::fs::read_to_string(dir.path().join("run/report.html")).unwrap();
     assert!(page.contains("b-test") && !page.contains("src=\"http"), "a page of its own");
+    let index = Command::new(whet()).args(["report", "index", "--json"]).arg(dir.path()).output().unwrap();
+    assert_eq!(index.status.code(), Some(0), "{}", stderr(&index));
+    let index: Value = serde_json::from_slice(&index.stdout).unwrap();
+    assert_eq!(index["blades"][0]["link"], "run/report.html");
+    assert!(std::fs::read_to_string(dir.path().join("index.html")).unwrap().contains("b-test"));
+
     let path = dir.path().join("run/evidence.jsonl");
     let evidence = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, evidence.replacen('1', "2", 1)).unwrap();

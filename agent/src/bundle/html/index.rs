@@ -6,11 +6,11 @@ use whetstone_model::verdict::Outcome;
 use super::{STYLE, chip};
 
 /// One run in the list.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct IndexRow {
     pub blade: String,
     pub outcome: Outcome,
-    /// Label of the device that decided, if one did.
+    /// Labels of the devices that decided, if any did.
     pub device: Option<String>,
     pub why: String,
     pub next: String,
