@@ -178,12 +178,12 @@ impl<'a> Run<'a> {
         self.report.tests.push(result);
         self.report.versions.nccl = nccl.or(self.report.versions.nccl.take());
         self.learn(gaps);
-        self.refresh();
         self.report.incomplete_because = Some(format!(
             "running: {} of {} tests done",
             self.report.tests.len(),
             self.options.suite.tests.len()
         ));
+        self.refresh();
         self.bundle.checkpoint(&self.report)?;
         Ok(&self.report.tests[self.report.tests.len() - 1])
     }

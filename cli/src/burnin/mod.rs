@@ -83,7 +83,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut progress = Progress::new(&options.suite);
     let report = run::run(&options, &cancel, &mut progress).map_err(|error| match error {
         RunError::Refused(_) => input_error(error),
-        RunError::Broken(_) => error.into(),
+        // Its words hold their causes already.
+        RunError::Broken(_) => anyhow::anyhow!("{error}"),
     })?;
     progress.finish();
     let text = if args.json {

@@ -190,6 +190,7 @@ fn a_killed_run_leaves_a_readable_bundle_and_no_process() {
     let report = report(dir.path());
     assert_eq!((&report["complete"], &report["verdict"]["outcome"]), (&false.into(), &"inconclusive".into()));
     assert_eq!(report["incomplete_because"], "running: 1 of 2 tests done");
+    assert_eq!(report["verdict"]["why"], "running: 1 of 2 tests done");
     assert_eq!(verify(dir.path()).status.code(), Some(20), "not signed");
     let shown = Command::new(whet()).args(["report", "show"]).arg(dir.path().join("run")).output().unwrap();
     assert!(String::from_utf8_lossy(&shown.stdout).contains("inconclusive"));
