@@ -33,7 +33,7 @@ macro_rules! metrics {
 metrics! {
     /// What thresholds speak of, by part: each has a limit or is `unknown` on an HGX blade.
     METRICS;
-    "gemm.fp64.throughput" Tflops higher "exact GEMM in fp64, verified results per second";
+    "gemm.fp64.throughput" Tflops higher "exact GEMM in fp64 on the tensor cores";
     "gemm.fp32.throughput" Tflops higher "exact GEMM in fp32 on the CUDA cores";
     "gemm.tf32.throughput" Tflops higher "exact GEMM in tf32 on the tensor cores";
     "gemm.fp16.throughput" Tflops higher "exact GEMM in fp16 on the tensor cores";
@@ -99,6 +99,10 @@ metrics! {
     /// What is recorded beside them: evidence, or the reading of a finding. No built-in threshold speaks of it.
     /// A `*` stands for one word.
     RECORDED;
+    "gemm.fp64_cuda.throughput" Tflops higher "exact GEMM in fp64 on the CUDA cores";
+    "gemm.fp16_cuda.throughput" Tflops higher "exact GEMM in fp16 on the CUDA cores";
+    "gemm.bf16_cuda.throughput" Tflops higher "exact GEMM in bf16 on the CUDA cores";
+    "gemm.int8_cuda.throughput" Tops higher "exact GEMM in int8 on the CUDA cores";
     "gemm.*.sm_throughput" Tflops higher "exact GEMM in this format, one value per SM (TOP/s for int8)";
     "gemm.*.sm_shortfall" Percent lower "how far an SM is below the median of its GPU's SMs";
     "gemm.*.accumulator_bits" Count neither "width of the accumulator in this format, measured on the chip";

@@ -1,6 +1,6 @@
 //! Silent data corruption: matrix products whose one right result is known to the bit.
 //!
-//! For each format: (0) the accumulator's width p is measured on this chip; (a) exact integers: every block of every SM
+//! For each format, on the tensor cores and on the CUDA cores that take it: (0) the accumulator's width p is measured on this chip; (a) exact integers: every block of every SM
 //! must have the CPU's digest, and the results are read back by other SMs; (b) random full-range data: all SMs, all
 //! iterations and all rounds must agree; (c) the digests of (b) go into the report, so that GPUs of one model can be
 //! compared. Every launch fills all SMs with the same tile, so a wrong one names its SM.
@@ -22,7 +22,7 @@ use whetstone_model::unit::Unit;
 use super::driver::{Gpu, on_one_gpu};
 use super::errors::CudaError;
 use crate::{Context, Done};
-use kernel::{Bench, Kernel, Path};
+use kernel::{Bench, Kernel, Path, Pipe};
 use layers::{Layers, Stop};
 
 /// Progress is said no oftener than this.
@@ -52,22 +52,24 @@ enum Ended {
 
 impl<S: Sink> Test<'_, S> {
     fn run(&self) -> Result<Done, CudaError> {
-        let formats = &self.params.formats;
+        let formats = self.params.formats.iter();
+        let units: Vec<(GemmFormat, Pipe)> =
+            formats.flat_map(|format| Pipe::of(*format).iter().map(|pipe| (*format, *pipe))).collect();
         let (mut wrong, mut not_judged, mut judged) = (Vec::new(), Vec::new(), 0);
-        for (i, format) in formats.iter().enumerate() {
+        for (i, (format, pipe)) in units.iter().enumerate() {
             let left = self.context.deadline.saturating_duration_since(Instant::now());
-            let share = left / (formats.len() - i) as u32;
-            let part = Part { index: i, of: formats.len(), until: Instant::now() + share };
-            match self.format(*format, &part)? {
+            let share = left / (units.len() - i) as u32;
+            let part = Part { index: i, of: units.len(), until: Instant::now() + share };
+            let name = pipe.metric(*format);
+            match self.format(*format, *pipe, &part)? {
                 Ended::Judged(lines) => {
                     judged += 1;
                     wrong.extend(lines);
                 }
-                Ended::Not(why) => not_judged.push(format!("{}: {why}", format.as_str())),
+                Ended::Not(why) => not_judged.push(format!("{name}: {why}")),
                 Ended::Absent => self.context.sink.note(format!(
-                    "{}: {} was not tested, no kernel of this build has it for this chip",
-                    self.gpu.target.label,
-                    format.as_str()
+                    "{}: {name} was not tested, no kernel of this build has it for this chip",
+                    self.gpu.target.label
                 )),
             }
         }
@@ -83,11 +85,11 @@ impl<S: Sink> Test<'_, S> {
         })
     }
 
-    /// One format, on the best path whose kernel does what it should on this chip.
-    fn format(&self, format: GemmFormat, part: &Part) -> Result<Ended, CudaError> {
+    /// One format on one sort of multiplier, by the best path whose kernel does what it should on this chip.
+    fn format(&self, format: GemmFormat, pipe: Pipe, part: &Part) -> Result<Ended, CudaError> {
         let mut after = None;
         let mut distrusted: Vec<String> = Vec::new();
-        while let Some(kernel) = Kernel::find(self.gpu, format, after)? {
+        while let Some(kernel) = Kernel::find(self.gpu, format, pipe, after)? {
             let path = kernel.path;
             match self.path(kernel, part)? {
                 Err(why) => {
@@ -141,6 +143,7 @@ impl<S: Sink> Test<'_, S> {
     fn report(&self, bench: &Bench<'_>, layers: &Layers<'_, '_>, rounds: u32) -> Vec<String> {
         let device = Some(self.gpu.target.uuid.clone());
         let (format, path) = (bench.kernel.format.as_str(), bench.kernel.path.as_str());
+        let name = bench.kernel.pipe.metric(bench.kernel.format);
         let sink = self.context.sink;
         let reading = |metric: String, value: f64, unit: Unit| {
             sink.emit(Event::Reading(DeviceReading {
@@ -150,14 +153,14 @@ impl<S: Sink> Test<'_, S> {
         };
         let rate_unit = if bench.kernel.format == GemmFormat::S8 { Unit::Tops } else { Unit::Tflops };
         if let Some(rate) = layers.throughput() {
-            reading(format!("gemm.{format}.throughput"), rate / 1e12, rate_unit);
+            reading(format!("gemm.{name}.throughput"), rate / 1e12, rate_unit);
         }
-        reading(format!("gemm.{format}.accumulator_bits"), f64::from(layers.width), Unit::Count);
-        reading(format!("gemm.{format}.verified_tiles"), layers.verified_tiles as f64, Unit::Count);
+        reading(format!("gemm.{name}.accumulator_bits"), f64::from(layers.width), Unit::Count);
+        reading(format!("gemm.{name}.verified_tiles"), layers.verified_tiles as f64, Unit::Count);
         let per_sm = layers.speed.profile(self.gpu.sms);
         sink.emit(Event::Profile(Profile {
             device: device.clone(),
-            metric: format!("gemm.{format}.sm_throughput"),
+            metric: format!("gemm.{name}.sm_throughput"),
             unit: rate_unit,
             index: "sm".to_owned(),
             values: per_sm.into_iter().map(|rate| rate.map(|r| r / 1e12)).collect(),
@@ -195,7 +198,7 @@ impl<S: Sink> Test<'_, S> {
                 action: Action::Replace,
                 detail: first.map_or_else(|| text.clone(), |first| format!("{text}; first: {first}")),
                 reading: Some(Reading::new(
-                    format!("gemm.{format}.wrong_bits"),
+                    format!("gemm.{name}.wrong_bits"),
                     damage.bits as f64,
                     Unit::Count,
                 )),
@@ -215,7 +218,7 @@ impl<S: Sink> Test<'_, S> {
                 action: if slow.fault { Action::Replace } else { Action::DrainAndTest },
                 detail: detail.clone(),
                 reading: Some(Reading::new(
-                    format!("gemm.{format}.sm_shortfall"),
+                    format!("gemm.{name}.sm_shortfall"),
                     slow.shortfall * 100.0,
                     Unit::Percent,
                 )),

@@ -15,7 +15,7 @@ use whetstone_model::unit::Unit;
 
 use super::driver::{Gpu, on_one_gpu};
 use super::errors::CudaError;
-use super::gemm::kernel::{Bench, Kernel};
+use super::gemm::kernel::{Bench, Kernel, Pipe};
 use super::gemm::wrong::{Damage, majority, minority};
 use crate::{Context, Done};
 
@@ -36,8 +36,10 @@ const SAY_EVERY: Duration = Duration::from_millis(500);
 pub fn run<S: Sink>(params: &GpuPowerParams, context: &Context<'_, S>) -> Done {
     on_one_gpu(context, |gpu| {
         for format in HEAVIEST {
-            if let Some(kernel) = Kernel::find(gpu, format, None)? {
-                return load(params, context, gpu, kernel);
+            for pipe in Pipe::of(format) {
+                if let Some(kernel) = Kernel::find(gpu, format, *pipe, None)? {
+                    return load(params, context, gpu, kernel);
+                }
             }
         }
         Err(CudaError::NoKernel { kernel: "gemm_*".to_owned() })

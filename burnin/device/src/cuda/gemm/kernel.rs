@@ -16,10 +16,43 @@ pub enum Path {
     Cuda,
 }
 
-impl Path {
-    /// Best first: the earlier ones are the only way to a newer chip's tensor cores.
-    pub const ORDER: [Path; 4] = [Path::Tcgen05, Path::Wgmma, Path::Mma, Path::Cuda];
+/// The two kinds of multipliers that a chip has. They are different silicon, so each is tested for itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pipe {
+    Tensor,
+    CudaCores,
+}
 
+impl Pipe {
+    /// Where a format is multiplied.
+    pub fn of(format: GemmFormat) -> &'static [Pipe] {
+        match format {
+            GemmFormat::F64 | GemmFormat::F16 | GemmFormat::Bf16 | GemmFormat::S8 => {
+                &[Pipe::Tensor, Pipe::CudaCores]
+            }
+            GemmFormat::F32 => &[Pipe::CudaCores],
+            GemmFormat::Tf32 | GemmFormat::E4m3 | GemmFormat::E5m2 => &[Pipe::Tensor],
+        }
+    }
+
+    /// Best first: the earlier ones are the only way to a newer chip's tensor cores.
+    fn paths(self) -> &'static [Path] {
+        match self {
+            Pipe::Tensor => &[Path::Tcgen05, Path::Wgmma, Path::Mma],
+            Pipe::CudaCores => &[Path::Cuda],
+        }
+    }
+
+    /// The format's name in metrics: the CUDA cores' own where tensor cores take the format too.
+    pub fn metric(self, format: GemmFormat) -> String {
+        match (self, Pipe::of(format)) {
+            (Pipe::CudaCores, [_, _]) => format!("{}_cuda", format.as_str()),
+            _ => format.as_str().to_owned(),
+        }
+    }
+}
+
+impl Path {
     pub fn as_str(self) -> &'static str {
         match self {
             Path::Tcgen05 => "tcgen05",
@@ -36,6 +69,7 @@ const THREADS: u32 = 128;
 /// A GEMM kernel of the chip.
 pub struct Kernel {
     pub format: GemmFormat,
+    pub pipe: Pipe,
     pub path: Path,
     pub name: String,
     function: CudaFunction,
@@ -45,14 +79,19 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// The best kernel for `format` whose path comes after `after`; `None` if the images have no more.
-    pub fn find(gpu: &Gpu, format: GemmFormat, after: Option<Path>) -> Result<Option<Kernel>, CudaError> {
-        for path in Path::ORDER.into_iter().filter(|p| after.is_none_or(|after| *p > after)) {
+    /// The best kernel for `format` on `pipe` whose path comes after `after`; `None` if the images have no more.
+    pub fn find(
+        gpu: &Gpu,
+        format: GemmFormat,
+        pipe: Pipe,
+        after: Option<Path>,
+    ) -> Result<Option<Kernel>, CudaError> {
+        for path in pipe.paths().iter().copied().filter(|p| after.is_none_or(|after| *p > after)) {
             let name = format!("gemm_{}_{}", format.kernel_name(), path.as_str());
             match gpu.kernel(&name) {
                 Ok(function) => {
                     let rows = if path == Path::Tcgen05 { 128 } else { 64 };
-                    return Ok(Some(Kernel { format, path, name, function, rows, columns: 64 }));
+                    return Ok(Some(Kernel { format, pipe, path, name, function, rows, columns: 64 }));
                 }
                 Err(CudaError::NoKernel { .. }) => {}
                 Err(error) => return Err(error),
