@@ -1,5 +1,10 @@
 //! The report in a real browser: it draws, and asks for nothing from outside.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "test helpers: a broken promise is a failed test")]
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "test helpers: a broken promise is a failed test"
+)]
 
 use std::path::Path;
 use std::process::Command;
