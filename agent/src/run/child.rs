@@ -27,6 +27,8 @@ const REAP_LIMIT: Duration = Duration::from_secs(3);
 const STDERR_LIMIT: Duration = Duration::from_secs(1);
 /// What is kept of a child's stderr.
 const MAX_STDERR_BYTES: u64 = 256 << 10;
+/// All that a child may say; the longest test says a few MiB. A broken one must fill neither memory nor disk.
+const MAX_STDOUT_BYTES: usize = 64 << 20;
 /// Events that wait for the runner; a child that floods waits for us, not we for it.
 const MAX_WAITING_EVENTS: usize = 1024;
 
@@ -158,7 +160,10 @@ fn start(
     let sent = serde_json::to_string(request)
         .map_err(std::io::Error::from)
         .and_then(|json| writeln!(stdin, "{json}").and_then(|()| stdin.flush()));
-    if let Err(e) = sent {
+    // One that ended before it read its request says why in its own way: status and stderr.
+    if let Err(e) = sent
+        && e.kind() != std::io::ErrorKind::BrokenPipe
+    {
         let _ = child.kill();
         let _ = child.wait();
         return Err(e);
@@ -173,16 +178,18 @@ fn start(
 }
 
 fn listen(mut from: impl BufRead, index: usize, to: &SyncSender<(usize, Heard)>) {
-    let mut line = Vec::new();
+    let (mut line, mut bytes) = (Vec::new(), 0);
     loop {
         line.clear();
         let heard = match (&mut from).take(MAX_EVENT_BYTES as u64).read_until(b'\n', &mut line) {
             Ok(0) | Err(_) => Heard::Closed,
+            Ok(read) if bytes + read > MAX_STDOUT_BYTES => Heard::Rubbish("too much to be a test".to_owned()),
             Ok(_) => serde_json::from_slice(&line).map_or_else(
                 |_| Heard::Rubbish(String::from_utf8_lossy(&line[..line.len().min(200)]).into_owned()),
                 Heard::Event,
             ),
         };
+        bytes += line.len();
         let last = !matches!(heard, Heard::Event(_));
         if to.send((index, heard)).is_err() || last {
             return;
@@ -273,5 +280,65 @@ fn signal_name(signal: i32) -> String {
         9 => "SIGKILL, perhaps out of memory".to_owned(),
         11 => "SIGSEGV".to_owned(),
         other => format!("signal {other}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use whetstone_burnin::suite::{ClockParams, TestKind};
+
+    /// How a process that runs this shell script ends, and the events that it gave.
+    fn run(script: &str, cancel: &Cancel) -> (End, Vec<Event>) {
+        let launcher = Launcher { program: "/bin/sh".into(), args: vec!["-c".into(), script.into()] };
+        let request = Request {
+            name: "t".into(),
+            kind: TestKind::Clock(ClockParams {}),
+            seed: 1,
+            budget_s: 30,
+            scratch: std::env::temp_dir(),
+            gpus: Vec::new(),
+        };
+        let mut events = Vec::new();
+        let mut ends = run_all(&launcher, &[request], cancel, &mut |_, event| events.push(event));
+        (ends.remove(0), events)
+    }
+
+    const PASS: &str = r#"echo '{"event":"done","outcome":"pass","detail":""}'"#;
+
+    #[test]
+    fn whatever_a_process_does_ends_as_an_outcome_with_its_reason() {
+        let inconclusive = |script: &str, says: &str| {
+            let (end, _) = run(script, &Cancel::default());
+            assert_eq!((end.outcome, end.broken), (TestOutcome::Inconclusive, true), "{script}: {end:?}");
+            assert!(end.detail.contains(says), "{script}: {:?} does not say {says:?}", end.detail);
+        };
+        inconclusive("kill -SEGV $$", "SIGSEGV");
+        inconclusive("echo no such library >&2; exit 3", "exit code 3): no such library");
+        inconclusive("echo hello; exec sleep 600", "spoke out of turn: \"hello");
+        inconclusive(
+            r#"while :; do printf '%s\n' '{"event":"note","text":"'"$(printf %8000s)"'"}'; done"#,
+            "too much to be a test",
+        );
+        let (end, events) =
+            run(&format!(r#"echo '{{"event":"note","text":"x"}}'; {PASS}"#), &Cancel::default());
+        assert_eq!((end.outcome, end.broken, events.len()), (TestOutcome::Pass, false, 1));
+    }
+
+    #[test]
+    fn a_result_stands_even_if_the_process_then_hangs() {
+        let (end, _) = run(&format!("{PASS}; exec >&- 2>&-; exec sleep 600"), &Cancel::default());
+        assert_eq!((end.outcome, end.broken), (TestOutcome::Pass, false), "{end:?}");
+    }
+
+    #[test]
+    fn an_interrupted_run_ends_its_processes() {
+        let cancel = Cancel::default();
+        cancel.request();
+        let (end, _) = run("exec sleep 600", &cancel);
+        assert_eq!(
+            (end.outcome, end.detail.as_str()),
+            (TestOutcome::Inconclusive, "the run was interrupted")
+        );
     }
 }
