@@ -17,7 +17,7 @@ use super::blade::Blade;
 use super::plan::{make_scratch, plan, remove_scratch};
 use super::record::Recorder;
 use super::watch::{Under, Watch};
-use super::{Backend, Cancel, Observer, RunOptions, begin, child, now_ms, samples};
+use super::{Backend, Cancel, Observer, RunOptions, SkuChoice, begin, child, now_ms, samples};
 use crate::bundle::{Bundle, BundleError};
 
 /// A run between its begin and its end.
@@ -40,10 +40,16 @@ impl<'a> Run<'a> {
         mut bundle: Bundle,
         observer: &mut dyn Observer,
     ) -> Result<Run<'a>, BundleError> {
-        let table = Table::built_in().map_err(|e| BundleError::Malformed {
+        let mut table = Table::built_in().map_err(|e| BundleError::Malformed {
             path: "built-in thresholds".into(),
             what: e.to_string(),
         })?;
+        // One place decides the profile: the health rules, which recognise it themselves, see no other.
+        match &options.sku {
+            SkuChoice::Recognised => {}
+            SkuChoice::Named(sku) => table.profiles.retain(|profile| profile.sku == *sku),
+            SkuChoice::None => table.profiles.clear(),
+        }
         bundle.raw("suite.toml", options.suite_text.as_bytes())?;
         let (blade, findings) = Blade::first_look(&options.probe, table);
         let report = begin::report(options, &blade.facts, &blade.table);

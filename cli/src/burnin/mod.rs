@@ -78,7 +78,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         probe: args.places.options()?,
         kmsg: args.kmsg,
         key: args.key.unwrap_or_else(key::default_path),
-        launcher: Launcher { program: std::env::current_exe()?, args: vec!["device-test".into()] },
+        // By this name it is this very image, even if the file was replaced by an update in the middle of a soak.
+        launcher: Launcher { program: "/proc/self/exe".into(), args: vec!["device-test".into()] },
     };
     let mut progress = Progress::new(&options.suite);
     let report = run::run(&options, &cancel, &mut progress).map_err(|error| match error {

@@ -40,6 +40,10 @@ fn burn_in(dir: &Path, tests: &[&str], faults: &str) -> (i32, Value) {
 }
 
 fn burn_in_sized(dir: &Path, size: &str, tests: &[&str], faults: &str) -> (i32, Value) {
+    burn_in_with(dir, size, tests, faults, &[])
+}
+
+fn burn_in_with(dir: &Path, size: &str, tests: &[&str], faults: &str, more: &[&str]) -> (i32, Value) {
     let scenario = format!("name = \"b-7\"\nsku = \"h100\"\nhbm_backed_mib = 32\n{size}\n{faults}\n");
     let blade = sim_blade(dir, &scenario);
     let file = dir.join("suite.toml");
@@ -49,6 +53,7 @@ fn burn_in_sized(dir: &Path, size: &str, tests: &[&str], faults: &str) -> (i32, 
         .arg(&file)
         .arg("--out")
         .arg(dir.join("run"))
+        .args(more)
         .output()
         .unwrap();
     let report = serde_json::from_slice(&output.stdout)
@@ -154,4 +159,20 @@ fn a_driver_that_does_not_answer_is_inconclusive_never_failed() {
     let dir = tempfile::tempdir().unwrap();
     let (exit, report) = burn_in(dir.path(), &["gpu_gemm"], "[[fault]]\nkind = \"hang\"\ncall = \"nvml\"");
     assert_eq!((exit, &report["verdict"]["outcome"]), (20, &"inconclusive".into()), "{}", report["verdict"]);
+}
+
+#[test]
+fn without_a_profile_only_what_needs_none_is_judged() {
+    let dir = tempfile::tempdir().unwrap();
+    let (slow, tests) = ("[[fault]]\ngpu = 1\nkind = \"slow_hbm\"\npercent = 60.0", ["gpu_memory"]);
+    let (exit, report) = burn_in_with(dir.path(), "gpus = 2\nsms = 8", &tests, slow, &["--sku", "none"]);
+    assert_eq!((exit, &report["blade"]["sku"]), (0, &Value::Null), "{}", report["verdict"]);
+    let dir = tempfile::tempdir().unwrap();
+    let (exit, report) = burn_in_with(dir.path(), "gpus = 2\nsms = 8", &tests, slow, &[]);
+    assert_eq!(
+        (exit, &report["verdict"]["code"]),
+        (10, &"threshold-hbm-bandwidth".into()),
+        "{}",
+        report["verdict"]
+    );
 }
