@@ -2,5 +2,6 @@
 
 pub mod bundle;
 pub mod probe;
+pub mod report;
 pub mod run;
 pub mod watch;

@@ -7,11 +7,13 @@ mod device_test;
 mod judge;
 mod probe;
 mod report;
+mod site;
 mod thresholds;
 
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
-use clap::{Parser, Subcommand};
+use clap::{Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 #[derive(Parser)]
 #[command(
@@ -39,9 +41,27 @@ enum Verb {
     Probe(probe::Args),
     /// Show the thresholds, or check a threshold file for slips
     Thresholds(thresholds::Args),
+    /// A whole site on this machine: a real Kubernetes, the operator, simulated blades
+    Site(site::local::Args),
+    #[command(flatten)]
+    OfSite(site::Verb),
     /// One device test in this process: request on stdin, events on stdout (the runner calls it)
     #[command(hide = true)]
     DeviceTest(device_test::Args),
+}
+
+/// What `kubectl whet` is: the verbs that speak with a site.
+#[derive(Parser)]
+#[command(
+    name = "kubectl-whet",
+    bin_name = "kubectl whet",
+    version,
+    about = "Whetstone's blades, tranches and burn-ins",
+    max_term_width = 110
+)]
+struct Plugin {
+    #[command(subcommand)]
+    verb: site::Verb,
 }
 
 /// Wrong usage or input: exit code 2, and nothing was changed.
@@ -61,18 +81,50 @@ pub fn input_error(what: impl std::fmt::Display) -> anyhow::Error {
     InputError(what.to_string()).into()
 }
 
-fn main() -> ExitCode {
-    let result = match Cli::parse().verb {
+/// Whether this program was called as kubectl's plugin.
+pub fn is_plugin() -> bool {
+    static PLUGIN: OnceLock<bool> = OnceLock::new();
+    *PLUGIN.get_or_init(|| {
+        let name = std::env::args_os().next().unwrap_or_default();
+        std::path::Path::new(&name).file_stem().is_some_and(|stem| stem == "kubectl-whet")
+    })
+}
+
+/// The examples in the help texts, as they are typed there.
+fn as_plugin(command: Command) -> Command {
+    let help = command.get_after_help().map(|help| help.to_string().replace("whet ", "kubectl whet "));
+    let command = match help {
+        Some(help) => command.after_help(help),
+        None => command,
+    };
+    let names: Vec<String> = command.get_subcommands().map(|verb| verb.get_name().to_owned()).collect();
+    names.into_iter().fold(command, |command, name| command.mut_subcommand(name, as_plugin))
+}
+
+fn run(verb: Verb) -> anyhow::Result<ExitCode> {
+    match verb {
         Verb::Burnin(args) => burnin::run(args),
         Verb::Report(args) => report::run(args),
         Verb::Judge(args) => judge::run(args),
         Verb::Classify(args) => classify::run(args),
         Verb::Probe(args) => probe::run(args),
         Verb::Thresholds(args) => thresholds::run(args),
+        Verb::Site(args) => site::local::run(args),
+        Verb::OfSite(verb) => site::run(verb),
         Verb::DeviceTest(args) => device_test::run(args),
+    }
+}
+
+fn main() -> ExitCode {
+    let (name, result) = if is_plugin() {
+        let matches = as_plugin(Plugin::command()).get_matches();
+        let plugin = Plugin::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
+        ("kubectl whet", site::run(plugin.verb))
+    } else {
+        ("whet", run(Cli::parse().verb))
     };
     result.unwrap_or_else(|error| {
-        eprintln!("whet: {error:#}");
+        eprintln!("{name}: {error:#}");
         ExitCode::from(if error.is::<InputError>() { 2 } else { 1 })
     })
 }

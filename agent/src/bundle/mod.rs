@@ -11,8 +11,8 @@
 //! ```
 
 pub mod html;
-pub mod key;
-pub mod manifest;
+
+pub use whetstone_bundle::{key, manifest};
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -35,6 +35,9 @@ pub enum BundleError {
     NoSpace { path: PathBuf, free_mib: u64 },
     #[error("{path}: {what}", path = .path.display())]
     Malformed { path: PathBuf, what: String },
+    /// Signing, or a key.
+    #[error(transparent)]
+    Signed(#[from] whetstone_bundle::Error),
 }
 
 impl BundleError {
@@ -122,7 +125,7 @@ impl Bundle {
         self.checkpoint(report)?;
         write_atomic(&self.dir.join("samples.jsonl"), samples.as_bytes())?;
         write_atomic(&self.dir.join("report.html"), html::render(report).as_bytes())?;
-        manifest::sign(&self.dir, &report.run, key)
+        Ok(manifest::sign(&self.dir, &report.run, key)?)
     }
 }
 
@@ -142,17 +145,5 @@ fn report_json(report: &Report, dir: &Path) -> Result<Vec<u8>, BundleError> {
 
 /// Old or new content, never half of it, even when the power goes.
 pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), BundleError> {
-    let temporary = path.with_added_extension("partial");
-    let write = || {
-        let mut file = File::create(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        // The new name is durable with its directory.
-        path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
-    };
-    write().map_err(|source| {
-        let _ = fs::remove_file(&temporary);
-        BundleError::Io { path: path.to_owned(), source }
-    })
+    Ok(whetstone_bundle::write_atomic(path, bytes)?)
 }

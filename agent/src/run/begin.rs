@@ -80,7 +80,7 @@ pub(super) fn report(options: &RunOptions, facts: &Facts, table: &Table) -> Repo
 }
 
 /// `<blade>-<UTC start>-<4 hex>`; the last part keeps two runs of one second apart.
-fn run_id(blade: &str, started_ms: i64, seed: u64) -> String {
+pub(super) fn run_id(blade: &str, started_ms: i64, seed: u64) -> String {
     let time = jiff::Timestamp::from_millisecond(started_ms).unwrap_or_default().strftime("%Y%m%dT%H%M%SZ");
     let distinct = Sha256::digest(format!("{blade} {started_ms} {seed} {}", std::process::id()).as_bytes());
     format!("{blade}-{time}-{}", hex::encode(&distinct[..2]))

@@ -6,11 +6,13 @@
 mod begin;
 mod blade;
 mod child;
+pub mod device_test;
 mod kernel_log;
 mod plan;
 mod record;
 mod samples;
 mod steps;
+pub mod unfinished;
 mod watch;
 
 use std::path::PathBuf;
@@ -109,7 +111,7 @@ pub fn run(options: &RunOptions, cancel: &Cancel, observer: &mut dyn Observer) -
         Ok(signer) => signer,
         Err(e) => {
             bundle.abandon();
-            return Err(RunError::Refused(e));
+            return Err(RunError::Refused(e.into()));
         }
     };
     let mut run = steps::Run::begin(options, bundle, observer).map_err(RunError::Broken)?;

@@ -81,15 +81,41 @@ enum Wake {
     Stop,
 }
 
+/// Who is told what a watch sees. Called from the watch's thread.
+pub trait Watcher {
+    fn say(&mut self, event: Event);
+
+    /// After each look and what was said about it: the facts, everything that is found now, and how long it took.
+    fn looked(&mut self, facts: &Facts, found: &[Finding], took: Duration) {
+        let (_, _, _) = (facts, found, took);
+    }
+}
+
+impl<F: FnMut(Event)> Watcher for F {
+    fn say(&mut self, event: Event) {
+        self(event);
+    }
+}
+
 /// Watches until a message comes over `stop` or its sender is gone. `say` is called from this thread.
 pub fn watch(options: &WatchOptions, stop: Receiver<()>, mut say: impl FnMut(Event)) {
+    watch_from(options, Vec::new(), stop, &mut say);
+}
+
+/// As [`watch`], where `known` was found earlier: only what is different from it is said at the first look.
+pub fn watch_from(
+    options: &WatchOptions,
+    mut known: Vec<Finding>,
+    stop: Receiver<()>,
+    watcher: &mut dyn Watcher,
+) {
     let (wake, woken) = sync_channel(KERNEL_QUEUE);
     let lost = Arc::new(AtomicU64::new(0));
     let log = options.kmsg.as_ref().map(|path| follow(path, wake.clone(), lost.clone()));
     let log = match log.transpose() {
         Ok(log) => log,
         Err(error) => {
-            say(Event { at_ms: now_ms(), what: What::KernelGap { why: error.to_string() } });
+            watcher.say(Event { at_ms: now_ms(), what: What::KernelGap { why: error.to_string() } });
             None
         }
     };
@@ -102,45 +128,46 @@ pub fn watch(options: &WatchOptions, stop: Receiver<()>, mut say: impl FnMut(Eve
     let table = Table::built_in().unwrap_or_default();
     let mut prober = Prober::new(options.probe.clone());
     let mut rates = Rates::default();
-    let mut known: Vec<Finding> = Vec::new();
     let mut first = true;
     let mut next = Instant::now();
     loop {
+        let begun = Instant::now();
         let facts = prober.look(Depth::Watch);
         let at_ms = facts.at_ms;
         let mut found = health::findings(&facts, &table);
         found.extend(rates.judge(&facts, &table));
         if first {
-            say(Event {
+            watcher.say(Event {
                 at_ms,
                 what: What::Started { gpus: facts.gpus.len(), simulated: facts.simulated() },
             });
             first = false;
         }
         for change in changes(&known, &found) {
-            say(Event { at_ms, what: change.into() });
+            watcher.say(Event { at_ms, what: change.into() });
         }
+        watcher.looked(&facts, &found, begun.elapsed());
         known = found;
         // A look that took longer than the interval is not made up for.
         next = (next + options.interval).max(Instant::now());
-        if !rest(&woken, next, &facts, &mut say) {
+        if !rest(&woken, next, &facts, watcher) {
             break;
         }
         let missed = lost.swap(0, Ordering::Relaxed);
         if missed > 0 {
             let why = format!("{missed} faults of the kernel log came faster than they could be said");
-            say(Event { at_ms: now_ms(), what: What::KernelGap { why } });
+            watcher.say(Event { at_ms: now_ms(), what: What::KernelGap { why } });
         }
     }
     drop(log);
-    say(Event { at_ms: now_ms(), what: What::Stopped });
+    watcher.say(Event { at_ms: now_ms(), what: What::Stopped });
 }
 
 /// Waits until the next look is due and says what the kernel says meanwhile. False when the watch is to end.
-fn rest(woken: &Receiver<Wake>, next: Instant, facts: &Facts, say: &mut impl FnMut(Event)) -> bool {
+fn rest(woken: &Receiver<Wake>, next: Instant, facts: &Facts, watcher: &mut dyn Watcher) -> bool {
     loop {
         match woken.recv_timeout(next.saturating_duration_since(Instant::now())) {
-            Ok(Wake::Kernel(event)) => say(named(*event, facts)),
+            Ok(Wake::Kernel(event)) => watcher.say(named(*event, facts)),
             Err(RecvTimeoutError::Timeout) => return true,
             Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
         }

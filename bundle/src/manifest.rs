@@ -9,7 +9,7 @@ use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::{BundleError, write_atomic};
+use crate::{Error, write_atomic};
 
 pub const MANIFEST: &str = "manifest.json";
 pub const SIGNATURE: &str = "manifest.sig";
@@ -18,22 +18,71 @@ const SCHEMA: &str = "whetstone.manifest/1";
 const MAX_FILES: usize = 10_000;
 const MAX_MANIFEST_BYTES: u64 = 4 << 20;
 
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Manifest {
-    schema: String,
-    run: String,
-    /// The signer's ed25519 public key, hex.
-    key: String,
-    /// By path relative to the bundle, with `/`.
-    files: BTreeMap<String, FileEntry>,
-}
-
+/// What `manifest.json` says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct FileEntry {
-    bytes: u64,
-    sha256: String,
+pub struct Manifest {
+    pub schema: String,
+    /// What the bundle is about: a run's id, or a tranche's report.
+    pub run: String,
+    /// The signer's ed25519 public key, hex.
+    pub key: String,
+    /// By path relative to the bundle, with `/`.
+    pub files: BTreeMap<String, FileEntry>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileEntry {
+    pub bytes: u64,
+    /// Hex.
+    pub sha256: String,
+}
+
+impl FileEntry {
+    pub fn of(bytes: &[u8]) -> Self {
+        FileEntry { bytes: bytes.len() as u64, sha256: hex::encode(Sha256::digest(bytes)) }
+    }
+}
+
+/// `manifest.json` and `manifest.sig` as they are to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sealed {
+    pub manifest_json: String,
+    pub signature: String,
+}
+
+/// Signs files that do not lie in a directory (yet).
+pub fn seal(
+    run: &str,
+    files: BTreeMap<String, FileEntry>,
+    key: &SigningKey,
+) -> Result<Sealed, serde_json::Error> {
+    let public = hex::encode(key.verifying_key().as_bytes());
+    let manifest = Manifest { schema: SCHEMA.to_owned(), run: run.to_owned(), key: public, files };
+    let mut manifest_json = serde_json::to_string_pretty(&manifest)?;
+    manifest_json.push('\n');
+    let signature = signature_text(&key.sign(manifest_json.as_bytes()));
+    Ok(Sealed { manifest_json, signature })
+}
+
+/// Reads a manifest and checks that the key that it names has signed it. Whether that key is to be trusted, and the files,
+/// are the caller's to check. The error is one sentence.
+pub fn open(manifest_json: &[u8], signature: &[u8]) -> Result<(Manifest, VerifyingKey), String> {
+    let manifest: Manifest = serde_json::from_slice(manifest_json).map_err(|e| format!("{MANIFEST}: {e}"))?;
+    if manifest.schema != SCHEMA {
+        return Err(format!("{MANIFEST}: schema {:?}, this version reads {SCHEMA:?}", manifest.schema));
+    }
+    let key = hex::decode(&manifest.key)
+        .ok()
+        .and_then(|k| VerifyingKey::from_bytes(&k.try_into().ok()?).ok())
+        .ok_or_else(|| format!("{MANIFEST}: no valid public key"))?;
+    let signature =
+        parse_signature(signature).ok_or_else(|| format!("{SIGNATURE}: not an ed25519 signature"))?;
+    if key.verify_strict(manifest_json, &signature).is_err() {
+        return Err(format!("{MANIFEST} or {SIGNATURE} was changed: the signature does not fit"));
+    }
+    Ok((manifest, key))
 }
 
 /// A bundle whose every byte is as signed.
@@ -50,7 +99,7 @@ pub struct Verified {
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
     #[error(transparent)]
-    Unreadable(#[from] BundleError),
+    Unreadable(#[from] Error),
     #[error("{dir}: not signed: the run was cut off before its end", dir = .0.display())]
     NotSigned(PathBuf),
     #[error("{dir}: {}", .problems.join("; "), dir = .dir.display())]
@@ -58,7 +107,7 @@ pub enum VerifyError {
 }
 
 /// Writes and signs the manifest of everything that lies in `dir` now.
-pub fn sign(dir: &Path, run: &str, key: &SigningKey) -> Result<(), BundleError> {
+pub fn sign(dir: &Path, run: &str, key: &SigningKey) -> Result<(), Error> {
     let mut files = BTreeMap::new();
     for (name, kind) in list(dir)? {
         if kind == Item::File {
@@ -66,14 +115,11 @@ pub fn sign(dir: &Path, run: &str, key: &SigningKey) -> Result<(), BundleError> 
             files.insert(name, entry);
         }
     }
-    let public = hex::encode(key.verifying_key().as_bytes());
-    let manifest = Manifest { schema: SCHEMA.to_owned(), run: run.to_owned(), key: public, files };
     let path = dir.join(MANIFEST);
-    let mut json = serde_json::to_vec_pretty(&manifest)
-        .map_err(|e| BundleError::Malformed { path: path.clone(), what: e.to_string() })?;
-    json.push(b'\n');
-    write_atomic(&path, &json)?;
-    write_atomic(&dir.join(SIGNATURE), signature_text(&key.sign(&json)).as_bytes())
+    let sealed =
+        seal(run, files, key).map_err(|e| Error::Malformed { path: path.clone(), what: e.to_string() })?;
+    write_atomic(&path, sealed.manifest_json.as_bytes())?;
+    write_atomic(&dir.join(SIGNATURE), sealed.signature.as_bytes())
 }
 
 /// Checks signature, every listed file, and that nothing was added. `trusted` empty = any signer.
@@ -81,7 +127,7 @@ pub fn verify(dir: &Path, trusted: &[VerifyingKey]) -> Result<Verified, VerifyEr
     let there = |name: &str| dir.join(name).symlink_metadata().is_ok();
     if !there("report.json") && !there(MANIFEST) {
         let what = "no bundle here (neither report.json nor manifest.json)".into();
-        return Err(BundleError::Malformed { path: dir.to_owned(), what }.into());
+        return Err(Error::Malformed { path: dir.to_owned(), what }.into());
     }
     // The signature is the last thing that a run writes.
     if !there(SIGNATURE) {
@@ -90,20 +136,8 @@ pub fn verify(dir: &Path, trusted: &[VerifyingKey]) -> Result<Verified, VerifyEr
     let changed = |problems| VerifyError::Changed { dir: dir.to_owned(), problems };
     let one = |what: String| changed(vec![what]);
     let bytes = read_bounded(&dir.join(MANIFEST))?;
-    let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|e| one(format!("{MANIFEST}: {e}")))?;
-    if manifest.schema != SCHEMA {
-        return Err(one(format!("{MANIFEST}: schema {:?}, this version reads {SCHEMA:?}", manifest.schema)));
-    }
-    let key = hex::decode(&manifest.key)
-        .ok()
-        .and_then(|k| VerifyingKey::from_bytes(&k.try_into().ok()?).ok())
-        .ok_or_else(|| one(format!("{MANIFEST}: no valid public key")))?;
     let signed = read_bounded(&dir.join(SIGNATURE))?;
-    let signature =
-        parse_signature(&signed).ok_or_else(|| one(format!("{SIGNATURE}: not an ed25519 signature")))?;
-    if key.verify_strict(&bytes, &signature).is_err() {
-        return Err(one(format!("{MANIFEST} or {SIGNATURE} was changed: the signature does not fit")));
-    }
+    let (manifest, key) = open(&bytes, &signed).map_err(one)?;
     if !trusted.is_empty() && !trusted.contains(&key) {
         return Err(one(format!("signed by {}, which is not a trusted key", manifest.key)));
     }
@@ -149,24 +183,24 @@ fn parse_signature(text: &[u8]) -> Option<Signature> {
     (signature_text(&signature).as_bytes() == text).then_some(signature)
 }
 
-fn read_bounded(path: &Path) -> Result<Vec<u8>, BundleError> {
-    let meta = fs::symlink_metadata(path).map_err(BundleError::io(path))?;
+fn read_bounded(path: &Path) -> Result<Vec<u8>, Error> {
+    let meta = fs::symlink_metadata(path).map_err(Error::io(path))?;
     let what = if !meta.is_file() {
         "not a plain file".to_owned()
     } else if meta.len() > MAX_MANIFEST_BYTES {
         format!("{} bytes: too large", meta.len())
     } else {
-        return fs::read(path).map_err(BundleError::io(path));
+        return fs::read(path).map_err(Error::io(path));
     };
-    Err(BundleError::Malformed { path: path.to_owned(), what })
+    Err(Error::Malformed { path: path.to_owned(), what })
 }
 
 /// Size and hash of a file; one that has more than `expected` bytes is not read to its end.
-fn entry(path: &Path, expected: u64) -> Result<FileEntry, BundleError> {
-    let mut file = File::open(path).map_err(BundleError::io(path))?.take(expected.saturating_add(1));
+fn entry(path: &Path, expected: u64) -> Result<FileEntry, Error> {
+    let mut file = File::open(path).map_err(Error::io(path))?.take(expected.saturating_add(1));
     let (mut hash, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0; 64 << 10]);
     loop {
-        let read = file.read(&mut buffer).map_err(BundleError::io(path))?;
+        let read = file.read(&mut buffer).map_err(Error::io(path))?;
         if read == 0 {
             break;
         }
@@ -185,15 +219,15 @@ enum Item {
 }
 
 /// Everything below `dir` but the manifest and its signature, by relative path.
-fn list(dir: &Path) -> Result<BTreeMap<String, Item>, BundleError> {
+fn list(dir: &Path) -> Result<BTreeMap<String, Item>, Error> {
     let mut items = BTreeMap::new();
     let mut folders = vec![PathBuf::new()];
     while let Some(folder) = folders.pop() {
         let path = dir.join(&folder);
-        for item in fs::read_dir(&path).map_err(BundleError::io(&path))? {
-            let item = item.map_err(BundleError::io(&path))?;
+        for item in fs::read_dir(&path).map_err(Error::io(&path))? {
+            let item = item.map_err(Error::io(&path))?;
             let relative = folder.join(item.file_name());
-            let kind = item.file_type().map_err(BundleError::io(&path))?;
+            let kind = item.file_type().map_err(Error::io(&path))?;
             let name = relative.to_string_lossy().into_owned();
             if name == MANIFEST || name == SIGNATURE {
                 continue;
@@ -208,7 +242,7 @@ fn list(dir: &Path) -> Result<BTreeMap<String, Item>, BundleError> {
             }
             items.insert(name, kind);
             if items.len() > MAX_FILES {
-                return Err(BundleError::Malformed { path, what: format!("more than {MAX_FILES} files") });
+                return Err(Error::Malformed { path, what: format!("more than {MAX_FILES} files") });
             }
         }
     }

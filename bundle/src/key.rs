@@ -9,7 +9,7 @@ use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
 use ed25519_dalek::pkcs8::{DecodePrivateKey, DecodePublicKey, EncodePrivateKey};
 use ed25519_dalek::{SigningKey, VerifyingKey};
 
-use super::BundleError;
+use crate::Error;
 
 /// Where the key lies if nobody says otherwise: `/var/lib/whetstone` for root, the user's state directory else.
 pub fn default_path() -> PathBuf {
@@ -26,30 +26,30 @@ pub fn default_path() -> PathBuf {
 }
 
 /// Reads the PKCS#8 PEM key at `path`, or makes one there, readable by its owner alone.
-pub fn load_or_create(path: &Path) -> Result<SigningKey, BundleError> {
+pub fn load_or_create(path: &Path) -> Result<SigningKey, Error> {
     match fs::read_to_string(path) {
         Ok(pem) => SigningKey::from_pkcs8_pem(&pem)
             // The parser's own text could quote key material.
-            .map_err(|_| BundleError::Malformed {
+            .map_err(|_| Error::Malformed {
                 path: path.to_owned(),
                 what: "no ed25519 key in PKCS#8 PEM".into(),
             }),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => create(path),
-        Err(e) => Err(BundleError::io(path)(e)),
+        Err(e) => Err(Error::io(path)(e)),
     }
 }
 
-fn create(path: &Path) -> Result<SigningKey, BundleError> {
+fn create(path: &Path) -> Result<SigningKey, Error> {
     let mut secret = [0u8; 32];
     let source = Path::new("/dev/urandom");
-    fs::File::open(source).and_then(|mut f| f.read_exact(&mut secret)).map_err(BundleError::io(source))?;
+    fs::File::open(source).and_then(|mut f| f.read_exact(&mut secret)).map_err(Error::io(source))?;
     let key = SigningKey::from_bytes(&secret);
-    let pem = key.to_pkcs8_pem(LineEnding::LF).map_err(|_| BundleError::Malformed {
+    let pem = key.to_pkcs8_pem(LineEnding::LF).map_err(|_| Error::Malformed {
         path: path.to_owned(),
         what: "the new key has no PEM form".into(),
     })?;
     if let Some(dir) = path.parent() {
-        fs::create_dir_all(dir).map_err(BundleError::io(dir))?;
+        fs::create_dir_all(dir).map_err(Error::io(dir))?;
     }
     // Under its name only when it is whole; of two first runs at once, one makes the key and the other takes it.
     let temporary = path.with_added_extension(format!("{}.partial", std::process::id()));
@@ -65,17 +65,15 @@ fn create(path: &Path) -> Result<SigningKey, BundleError> {
     match made {
         Ok(()) => Ok(key),
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => load_or_create(path),
-        Err(e) => Err(BundleError::io(path)(e)),
+        Err(e) => Err(Error::io(path)(e)),
     }
 }
 
 /// A public key that a reader trusts: 64 hex digits, an SPKI PEM, or the PEM of a private key.
-pub fn read_public(path: &Path) -> Result<VerifyingKey, BundleError> {
-    let text = fs::read_to_string(path).map_err(BundleError::io(path))?;
-    parse_public(text.trim()).ok_or_else(|| BundleError::Malformed {
-        path: path.to_owned(),
-        what: "no ed25519 key (hex or PEM)".into(),
-    })
+pub fn read_public(path: &Path) -> Result<VerifyingKey, Error> {
+    let text = fs::read_to_string(path).map_err(Error::io(path))?;
+    parse_public(text.trim())
+        .ok_or_else(|| Error::Malformed { path: path.to_owned(), what: "no ed25519 key (hex or PEM)".into() })
 }
 
 fn parse_public(text: &str) -> Option<VerifyingKey> {

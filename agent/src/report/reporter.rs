@@ -1,0 +1,444 @@
+//! The agent's conversation with the operator: joins, renews, reports, takes orders. One thread, one call at a time.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use whetstone_model::ids::Serial;
+use whetstone_model::wire::{Item, MAX_ITEMS, ReportAnswer, ReportRequest, error_code};
+
+use super::client::{CallError, Client, MAX_WAIT, OperatorUrl};
+use super::identity::{self, Identity, IdentityError, Life, Token};
+use super::log::{self, Lasting, Level};
+use super::runs::Runs;
+use super::shared::{Shared, lock};
+use super::state::StateDir;
+use super::usage;
+use crate::probe::now_ms;
+
+/// Between two reports at the least.
+const MIN_GAP: Duration = Duration::from_secs(1);
+/// JSON of a report's items at most; the rest of `MAX_BODY` is for facts, progress and escapes.
+const MAX_ITEM_BYTES: usize = 900 << 10;
+/// The longest sleep: what is not signalled (a token file) is seen this soon.
+const TICK: Duration = Duration::from_secs(1);
+/// A token that was refused is tried again this often: it may have been issued later than it was put here.
+const SAME_TOKEN_EVERY: Duration = Duration::from_secs(60);
+
+/// Growing waits with jitter: a site that comes back is not met by all its agents at once.
+#[derive(Debug, Default)]
+pub(super) struct Backoff(u32);
+
+impl Backoff {
+    /// The next wait: 0.5 to 1 of 1, 2, 4, … 64 s.
+    pub fn next(&mut self) -> Duration {
+        let whole = Duration::from_secs(1 << self.0.min(6));
+        self.0 = self.0.saturating_add(1);
+        whole.mul_f64(rand::random_range(0.5..1.0))
+    }
+}
+
+/// What the reporter needs to know.
+pub(super) struct Settings {
+    pub operator: OperatorUrl,
+    /// CA of the command line, PEM.
+    pub ca: String,
+    pub token_file: PathBuf,
+    pub serial: Serial,
+    pub report_interval: Duration,
+    /// Public key that signs results, hex.
+    pub report_key: String,
+}
+
+pub(super) struct Reporter<'a> {
+    settings: Settings,
+    shared: Arc<Shared>,
+    state: Arc<StateDir>,
+    runs: &'a Runs,
+    identity: Option<Identity>,
+    /// How much the operator's clock is ahead of this one, milliseconds.
+    ahead_ms: i64,
+    /// This agent's part of the jitter of renewals.
+    early: f64,
+    /// The operator said that only a new token helps.
+    token_wanted: bool,
+    /// The operator said that the certificate has run out, whatever this clock says.
+    renewal_wanted: bool,
+    refused_token: Option<(String, Instant)>,
+    exchange: Paced,
+    reports: Paced,
+    joins: Lasting,
+    trouble: Lasting,
+    last_report: Option<Instant>,
+    facts_sent: u64,
+    without_facts: bool,
+    /// Items of the next report at most: fewer while a bad one is looked for.
+    limit: usize,
+}
+
+/// When something is due, and how long to wait after failures.
+#[derive(Default)]
+struct Paced {
+    due: Option<Instant>,
+    backoff: Backoff,
+}
+
+impl Paced {
+    fn is_due(&self) -> bool {
+        self.due.is_none_or(|due| due <= Instant::now())
+    }
+    /// `at_least` is what the operator asked for, of all agents alike; each adds its own part to it.
+    fn failed(&mut self, at_least: Duration) {
+        let wait = self.backoff.next().max(at_least.mul_f64(rand::random_range(1.0..1.25)));
+        self.due = Some(Instant::now() + wait);
+    }
+    fn well(&mut self, wait: Duration) {
+        *self = Paced { due: Some(Instant::now() + wait), backoff: Backoff::default() };
+    }
+}
+
+impl<'a> Reporter<'a> {
+    pub fn new(
+        settings: Settings,
+        shared: Arc<Shared>,
+        state: Arc<StateDir>,
+        runs: &'a Runs,
+        identity: Option<Identity>,
+    ) -> Reporter<'a> {
+        let mut reporter = Reporter {
+            settings,
+            shared,
+            state,
+            runs,
+            identity: None,
+            ahead_ms: 0,
+            early: rand::random(),
+            token_wanted: false,
+            renewal_wanted: false,
+            refused_token: None,
+            exchange: Paced::default(),
+            reports: Paced::default(),
+            joins: Lasting::default(),
+            trouble: Lasting::default(),
+            last_report: None,
+            facts_sent: 0,
+            without_facts: false,
+            limit: MAX_ITEMS,
+        };
+        if let Some(identity) = identity {
+            reporter.take_identity(identity);
+        }
+        reporter
+    }
+
+    /// Goes on until the agent is to stop.
+    pub fn run(&mut self) {
+        while !self.shared.stopping() {
+            self.keep_identity();
+            if self.until_report().is_zero() {
+                self.report();
+            }
+            let exchange =
+                self.exchange.due.map_or(TICK, |due| due.saturating_duration_since(Instant::now()));
+            let wait = self.until_report().min(exchange).min(TICK);
+            self.shared.rest(wait.max(Duration::from_millis(10)));
+        }
+    }
+
+    /// What came last, for an operator that is there.
+    pub fn last_words(&mut self) {
+        self.shared.sync();
+        if self.reports.backoff.0 == 0 {
+            self.report();
+        }
+    }
+
+    fn until_report(&self) -> Duration {
+        let now = Instant::now();
+        let due = self.reports.due.map_or(Duration::ZERO, |due| due.saturating_duration_since(now));
+        // While the operator is away its backoff holds, or each fault would make it worse.
+        if self.shared.is_urgent() && self.reports.backoff.0 == 0 {
+            return due
+                .min(self.last_report.map_or(Duration::ZERO, |at| MIN_GAP.saturating_sub(at.elapsed())));
+        }
+        due
+    }
+
+    /// Joins or renews where that is due.
+    fn keep_identity(&mut self) {
+        let life = self.identity.as_ref().map(|identity| identity.life(now_ms(), self.ahead_ms, self.early));
+        match life {
+            Some(Life::Good) if !self.token_wanted && !self.renewal_wanted => {}
+            // The operator takes one that has just run out for a renewal; if not, it says so and a token is asked for.
+            Some(_) if !self.token_wanted => self.renew(),
+            _ => self.join(life),
+        }
+    }
+
+    fn renew(&mut self) {
+        if !self.exchange.is_due() {
+            return;
+        }
+        let (Some(client), Some(old)) = (lock(&self.shared.client).clone(), self.identity.as_ref()) else {
+            return;
+        };
+        match identity::renew(&self.state, &client, old) {
+            Ok(identity) => {
+                self.joins.well("certificate can be renewed again");
+                log::info("certificate renewed", &[("blade", &identity.blade)]);
+                self.exchange.well(Duration::ZERO);
+                self.renewal_wanted = false;
+                self.take_identity(identity);
+            }
+            Err(error) => {
+                self.exchange.failed(error.retry_after());
+                if no_longer_ours(&error) {
+                    self.token_wanted = true;
+                }
+                // While it is tried again nobody has to act yet.
+                self.identity_failed("certificate cannot be renewed yet", Level::Warn, &error);
+            }
+        }
+    }
+
+    fn join(&mut self, life: Option<Life>) {
+        if !self.exchange.is_due() {
+            return;
+        }
+        let why = match life {
+            None => "no certificate yet",
+            Some(Life::Expired) => "certificate has expired",
+            Some(_) => "certificate is not taken any more",
+        };
+        let path = self.settings.token_file.display().to_string();
+        let ask = |joins: &Lasting, more: &str| {
+            let what = "a new join token is needed: put it into the token file";
+            joins.failed(
+                Level::Error,
+                what,
+                &[("file", &path), ("serial", &self.settings.serial)],
+                &format!("{why}{more}"),
+            );
+        };
+        let token = match Token::read(&self.settings.token_file) {
+            Ok(Some(token)) => token,
+            Ok(None) => {
+                ask(&self.joins, ", and no token");
+                return self.exchange.well(TICK);
+            }
+            Err(error) => {
+                ask(&self.joins, &format!(", and {error}"));
+                return self.exchange.well(TICK);
+            }
+        };
+        if self.identity.as_ref().is_some_and(|old| old.used_token.as_ref() == Some(&token.sha256)) {
+            ask(&self.joins, ", and the token was used");
+            return self.exchange.well(TICK);
+        }
+        let refused = self.refused_token.as_ref().filter(|(sha256, _)| *sha256 == token.sha256);
+        if refused.is_some_and(|(_, at)| at.elapsed() < SAME_TOKEN_EVERY) {
+            return self.exchange.well(TICK);
+        }
+        // The facts come with the first look, within seconds.
+        let Some((_, facts)) = self.shared.facts() else { return };
+        let client = match Client::new(&self.settings.operator, &[&self.settings.ca], None) {
+            Ok(client) => client,
+            Err(error) => return self.identity_failed("cannot join", Level::Error, &error.into()),
+        };
+        let key = self.settings.report_key.clone();
+        match identity::join(&self.state, &client, &self.settings.serial, &token, key, facts) {
+            Ok(identity) => {
+                self.joins.well("joined at last");
+                log::info("joined", &[("blade", &identity.blade), ("serial", &identity.serial)]);
+                self.shared.note(format!("joined as {}", identity.blade));
+                self.exchange.well(Duration::ZERO);
+                self.reports = Paced::default();
+                (self.token_wanted, self.renewal_wanted, self.refused_token) = (false, false, None);
+                self.take_identity(identity);
+                match std::fs::remove_file(&self.settings.token_file) {
+                    Ok(()) => {}
+                    // A mounted secret; its hash is kept, and it is not used again.
+                    Err(error) => log::info("token file stays", &[("file", &path), ("why", &error)]),
+                }
+            }
+            Err(error) => {
+                let person = matches!(
+                    error.code(),
+                    Some(error_code::TOKEN_REFUSED | error_code::IDENTITY_CONFLICT | error_code::WRONG_BLADE)
+                );
+                if person {
+                    self.refused_token = Some((token.sha256, Instant::now()));
+                }
+                self.exchange.failed(error.retry_after());
+                let local = matches!(error, IdentityError::State(_) | IdentityError::Key(_));
+                let level = if person || local { Level::Error } else { Level::Warn };
+                self.identity_failed("cannot join", level, &error);
+            }
+        }
+    }
+
+    fn identity_failed(&self, what: &str, level: Level, error: &IdentityError) {
+        let category = error.category();
+        let operator = self.settings.operator.to_string();
+        self.joins.failed(
+            level,
+            what,
+            &[("operator", &operator), ("category", &category)],
+            &error.to_string(),
+        );
+    }
+
+    fn take_identity(&mut self, identity: Identity) {
+        match identity.client(&self.settings.operator, &self.settings.ca) {
+            Ok(client) => *lock(&self.shared.client) = Some(client),
+            Err(error) => {
+                log::error("the certificate that is kept cannot be used", &[("why", &error)]);
+                self.token_wanted = true;
+            }
+        }
+        lock(&self.shared.counts).certificate_ends_ms = Some(identity.not_after_ms - self.ahead_ms);
+        self.identity = Some(identity);
+    }
+
+    fn report(&mut self) {
+        let Some(client) = lock(&self.shared.client).clone() else {
+            return self.reports.well(TICK);
+        };
+        self.shared.take_urgent();
+        self.runs.tidy();
+        let (request, facts_version) = self.request();
+        self.last_report = Some(Instant::now());
+        match client.post::<ReportAnswer>("/v1/report", &request) {
+            Ok(answer) => self.answered(&request, facts_version, answer),
+            Err(error) => self.not_answered(&request, &error),
+        }
+    }
+
+    fn request(&self) -> (ReportRequest, Option<u64>) {
+        let (items, status, stream) = {
+            let mut spool = self.shared.spool();
+            (spool.batch(self.limit, MAX_ITEM_BYTES), spool.status(), spool.stream())
+        };
+        // A sign of life is worth sending without them.
+        let items = items.unwrap_or_else(|error| {
+            log::error("spool cannot be read", &[("why", &error)]);
+            Vec::new()
+        });
+        let facts =
+            self.shared.facts().filter(|(version, _)| *version != self.facts_sent && !self.without_facts);
+        let (facts_version, facts) = facts.unzip();
+        let request = ReportRequest {
+            serial: self.settings.serial.clone(),
+            instance: self.state.instance().to_owned(),
+            now_ms: now_ms(),
+            stream,
+            items,
+            dropped: status.dropped,
+            spooled: status.items,
+            facts,
+            run: lock(&self.shared.progress).clone(),
+            usage: usage::now(self.shared.started),
+        };
+        (request, facts_version)
+    }
+
+    fn answered(&mut self, request: &ReportRequest, facts_version: Option<u64>, answer: ReportAnswer) {
+        self.shared.count_report("ok");
+        self.trouble.well("operator takes reports again");
+        (self.token_wanted, self.renewal_wanted) = (false, false);
+        self.ahead_ms = answer.now_ms.saturating_sub(now_ms());
+        if let Some(identity) = &self.identity {
+            lock(&self.shared.counts).certificate_ends_ms = Some(identity.not_after_ms - self.ahead_ms);
+        }
+        // A version of zero is none; versions begin at 1.
+        self.facts_sent = facts_version.unwrap_or(self.facts_sent);
+        self.without_facts = false;
+        let last = request.items.last().map_or(0, |item| item.seq);
+        // No more is forgotten than was sent, whatever the answer says.
+        let acked = answer.acked.min(last);
+        let stored = request.items.first().is_some_and(|first| acked >= first.seq);
+        if stored {
+            self.limit = (self.limit * 2).min(MAX_ITEMS);
+            let forgot = self.shared.spool().ack(acked);
+            if let Err(error) = forgot {
+                log::warn("spool", &[("why", &error)]);
+            }
+        }
+        if let (Some(order), Some(identity)) = (answer.order, &self.identity) {
+            self.runs.take(order, &identity.blade);
+        }
+        let mut wait = match answer.next_report_ms {
+            0 => self.settings.report_interval,
+            wanted => Duration::from_millis(wanted),
+        };
+        // A backlog goes on without waiting for the pace of a quiet blade.
+        if stored && request.spooled > request.items.len() as u64 {
+            wait = wait.min(MIN_GAP);
+        }
+        self.reports.well(wait.clamp(MIN_GAP, MAX_WAIT));
+    }
+
+    fn not_answered(&mut self, request: &ReportRequest, error: &CallError) {
+        self.shared.count_report(error.category());
+        self.reports.failed(error.retry_after().unwrap_or_default());
+        let operator = self.settings.operator.to_string();
+        let fields: [(&str, &dyn std::fmt::Display); 2] =
+            [("operator", &operator), ("category", &error.category())];
+        let code = error.code().unwrap_or_default();
+        let revoked = code == error_code::REVOKED;
+        // Reports go on with the old certificate: whoever refused it may have been wrong.
+        self.token_wanted |= revoked;
+        self.renewal_wanted |=
+            code == error_code::EXPIRED || matches!(error, CallError::CertificateRefused(_));
+        if error.is_bad_request() {
+            return self.bad_request(request, error);
+        }
+        let person = revoked
+            || matches!(code, error_code::IDENTITY_CONFLICT | error_code::WRONG_BLADE)
+            || matches!(error, CallError::Untrusted(..));
+        let level = if person { Level::Error } else { Level::Warn };
+        self.trouble.failed(
+            level,
+            "report not delivered; evidence waits in the spool",
+            &fields,
+            &error.to_string(),
+        );
+    }
+
+    /// The operator cannot understand it. Facts are left out first, then the items are halved until the bad one
+    /// stands alone; that one is given up, so that the rest gets through.
+    fn bad_request(&mut self, request: &ReportRequest, error: &CallError) {
+        self.reports.well(MIN_GAP);
+        if request.facts.is_some() {
+            self.without_facts = true;
+            return self.trouble.failed(Level::Error, "report with facts refused", &[], &error.to_string());
+        }
+        match request.items.as_slice() {
+            [] => {
+                self.reports.failed(Duration::from_secs(10));
+                self.trouble.failed(Level::Error, "report refused", &[], &error.to_string());
+            }
+            [item] => {
+                give_up(item, error);
+                let forgot = self.shared.spool().ack(item.seq);
+                if let Err(error) = forgot {
+                    log::warn("spool", &[("why", &error)]);
+                }
+            }
+            items => self.limit = items.len() / 2,
+        }
+    }
+}
+
+/// Trying again with this certificate is no use.
+fn no_longer_ours(error: &IdentityError) -> bool {
+    let refused = matches!(error, IdentityError::Call(CallError::CertificateRefused(_)));
+    let code = error.code();
+    refused || matches!(code, Some(error_code::EXPIRED | error_code::REVOKED | error_code::UNAUTHENTICATED))
+}
+
+fn give_up(item: &Item, error: &CallError) {
+    let body = serde_json::to_string(&item.body).unwrap_or_default();
+    let body = &body[..body.floor_char_boundary(500)];
+    log::error("the operator does not take an item; given up", &[("item", &body), ("why", error)]);
+}

@@ -1,0 +1,220 @@
+//! Counts over all blades. Each blade adds its mark and takes it back when it changed, so that the counts follow the site
+//! at the cost of the blades that changed. Nothing here depends on the time or on the site's limits.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use whetstone_model::ids::{BladeName, DomainName, RackName, RunId, Serial, TrancheName};
+use whetstone_model::lifecycle::PhaseName;
+
+use crate::breaker;
+use crate::cohort::{self, Part};
+use crate::drain;
+use crate::gate;
+use crate::view::{BladeView, SiteView};
+use crate::wish::{Class, Wish, unfinished, wish};
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Index {
+    marks: BTreeMap<Serial, Mark>,
+    pub tranches: BTreeMap<TrancheName, TrancheTally>,
+    racks: BTreeMap<RackName, BTreeMap<Option<TrancheName>, RackPart>>,
+    pub domains: BTreeMap<DomainName, GateTally>,
+    /// Blades that want a run, in the order in which they get it.
+    pub queue: BTreeSet<(Class, BladeName, Serial)>,
+    /// Ready or in service.
+    pub serving: usize,
+    /// Withheld for a fault, since when.
+    pub faulted: BTreeSet<(i64, Serial)>,
+    /// To be withheld for a fault; the oldest fault first.
+    pub fault_wanted: BTreeSet<(i64, BladeName, Serial)>,
+    /// Drains that go on and move.
+    pub drains: usize,
+    /// Drains that something blocks, with the time since when their blade is draining.
+    pub drains_blocked: BTreeSet<(i64, Serial)>,
+    pub drains_wanted: BTreeSet<(BladeName, Serial)>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct TrancheTally {
+    pub phases: BTreeMap<PhaseName, usize>,
+    /// Expected, but joined: delivered all the same.
+    pub arrived: usize,
+    /// Runs that go on.
+    pub burning: usize,
+    pub going: usize,
+    pub ended: usize,
+    pub to_come: BTreeSet<Serial>,
+    /// Passed and not compared.
+    pub passed: BTreeSet<RunId>,
+}
+
+/// The blades of one tranche (or of none) in one rack.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct RackPart {
+    pub members: usize,
+    pub burning: usize,
+    pub gate: GateTally,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct GateTally {
+    pub passed: usize,
+    pub of: usize,
+}
+
+/// What one blade adds to the counts.
+#[derive(Debug, Clone, PartialEq)]
+struct Mark {
+    wish: Wish,
+    name: BladeName,
+    phase: PhaseName,
+    tranche: Option<TrancheName>,
+    rack: Option<RackName>,
+    domain: Option<DomainName>,
+    part: Part,
+    arrived: bool,
+    burning: bool,
+    counts: bool,
+    passed: bool,
+    faulted: Option<i64>,
+    fault_wanted: Option<i64>,
+    drains: bool,
+    drain_blocked: Option<i64>,
+    drain_wanted: bool,
+}
+
+impl Mark {
+    fn new(site: &SiteView, blade: &BladeView) -> Mark {
+        let tranche = blade.tranche.as_ref().and_then(|name| site.tranches.get(name));
+        let wish = wish(blade, tranche);
+        let oldest = blade.faults.iter().map(|fault| fault.since_ms).min();
+        let (goes, blocked) = drain::state(blade);
+        Mark {
+            wish,
+            name: blade.name.clone(),
+            phase: blade.phase.name(),
+            tranche: blade.tranche.clone(),
+            rack: blade.rack.clone(),
+            domain: blade.domain.clone(),
+            part: cohort::part(blade, wish),
+            arrived: wish == Wish::Discover,
+            burning: unfinished(blade).is_some(),
+            counts: gate::counts(&blade.phase),
+            passed: gate::passed(&blade.phase),
+            faulted: breaker::withheld_since(blade),
+            // Without a fault it is in doubt since its last doubt.
+            fault_wanted: (wish == Wish::Fault)
+                .then(|| oldest.or(blade.doubted_ms).unwrap_or(blade.since_ms)),
+            drains: goes && !blocked,
+            drain_blocked: (goes && blocked).then_some(blade.since_ms),
+            drain_wanted: drain::wanted(blade),
+        }
+    }
+}
+
+/// Adds or takes away one, never below nothing.
+fn step(count: &mut usize, add: bool) {
+    *count = if add { count.saturating_add(1) } else { count.saturating_sub(1) };
+}
+
+fn put<T: Ord>(set: &mut BTreeSet<T>, item: T, add: bool) {
+    if add {
+        set.insert(item);
+    } else {
+        set.remove(&item);
+    }
+}
+
+impl Index {
+    pub(crate) fn build(site: &SiteView) -> Index {
+        let mut index = Index::default();
+        for (serial, blade) in &site.blades {
+            let mark = Mark::new(site, blade);
+            index.count(serial, &mark, true);
+            index.marks.insert(serial.clone(), mark);
+        }
+        index
+    }
+
+    pub(crate) fn refresh(&mut self, site: &SiteView, serial: &Serial) {
+        if let Some(old) = self.marks.remove(serial) {
+            self.count(serial, &old, false);
+        }
+        if let Some(blade) = site.blades.get(serial) {
+            let mark = Mark::new(site, blade);
+            self.count(serial, &mark, true);
+            self.marks.insert(serial.clone(), mark);
+        }
+    }
+
+    pub(crate) fn wish(&self, serial: &Serial) -> Option<Wish> {
+        self.marks.get(serial).map(|mark| mark.wish)
+    }
+
+    pub(crate) fn rack_part(&self, rack: &RackName, tranche: Option<&TrancheName>) -> Option<&RackPart> {
+        // The map's key owns its name; a rack holds a handful of tranches.
+        self.racks.get(rack)?.iter().find(|(name, _)| name.as_ref() == tranche).map(|(_, part)| part)
+    }
+
+    /// The tranches that have blades in this rack, with what they have there.
+    pub(crate) fn rack(&self, rack: &RackName) -> impl Iterator<Item = (Option<&TrancheName>, &RackPart)> {
+        self.racks.get(rack).into_iter().flatten().map(|(name, part)| (name.as_ref(), part))
+    }
+
+    fn count(&mut self, serial: &Serial, mark: &Mark, add: bool) {
+        let change = |count: &mut usize, when: bool| {
+            if when {
+                step(count, add);
+            }
+        };
+        if let Some(name) = &mark.tranche {
+            let tally = self.tranches.entry(name.clone()).or_default();
+            step(tally.phases.entry(mark.phase).or_default(), add);
+            change(&mut tally.arrived, mark.arrived);
+            change(&mut tally.burning, mark.burning);
+            match mark.part {
+                Part::Out => {}
+                Part::Going => step(&mut tally.going, add),
+                Part::ToCome => put(&mut tally.to_come, serial.clone(), add),
+                Part::Passed(run) => {
+                    step(&mut tally.ended, add);
+                    put(&mut tally.passed, run, add);
+                }
+                Part::Ended => step(&mut tally.ended, add),
+            }
+        }
+        if let Some(rack) = &mark.rack {
+            let parts = self.racks.entry(rack.clone()).or_default();
+            let part = parts.entry(mark.tranche.clone()).or_default();
+            step(&mut part.members, add);
+            change(&mut part.burning, mark.burning);
+            change(&mut part.gate.of, mark.counts);
+            change(&mut part.gate.passed, mark.passed);
+            if part.members == 0 {
+                parts.remove(&mark.tranche);
+            }
+        }
+        if let Some(domain) = &mark.domain {
+            let tally = self.domains.entry(domain.clone()).or_default();
+            change(&mut tally.of, mark.counts);
+            change(&mut tally.passed, mark.passed);
+        }
+        change(&mut self.serving, mark.passed);
+        change(&mut self.drains, mark.drains);
+        if let Wish::Run(run) = mark.wish {
+            put(&mut self.queue, (run.class(), mark.name.clone(), serial.clone()), add);
+        }
+        if let Some(since_ms) = mark.faulted {
+            put(&mut self.faulted, (since_ms, serial.clone()), add);
+        }
+        if let Some(since_ms) = mark.fault_wanted {
+            put(&mut self.fault_wanted, (since_ms, mark.name.clone(), serial.clone()), add);
+        }
+        if let Some(since_ms) = mark.drain_blocked {
+            put(&mut self.drains_blocked, (since_ms, serial.clone()), add);
+        }
+        if mark.drain_wanted {
+            put(&mut self.drains_wanted, (mark.name.clone(), serial.clone()), add);
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! Invariants of a plan, checked against the view that it was made of. Independent of how the plan came about: it counts
+//! by itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use whetstone_model::ids::{RackName, TrancheName};
+use whetstone_model::lifecycle::{AfterDrain, Owner, Phase, PhaseName, QuarantineReason};
+
+use crate::decision::{BladePlan, Outcome, Plan, Step, WaitReason};
+use crate::view::{BladeView, DrainState, NodeView, RunState, SiteView};
+
+/// Each broken invariant, one sentence each; none = the plan is sound.
+pub fn lint(site: &SiteView, plan: &Plan) -> Vec<String> {
+    let mut broken = Vec::new();
+    let mut seen = BTreeSet::new();
+    for one in &plan.blades {
+        let Some(blade) = site.blades.get(&one.serial) else {
+            broken.push(format!("{}: planned, but not of this site", one.serial));
+            continue;
+        };
+        if !seen.insert(&one.serial) {
+            broken.push(format!("{}: planned twice", one.serial));
+        }
+        for text in blade_rules(blade, one) {
+            broken.push(format!("{}: {text}", blade.name));
+        }
+    }
+    burn_in_budgets(site, plan, &mut broken);
+    drain_budget(site, plan, &mut broken);
+    breaker(site, plan, &mut broken);
+    broken
+}
+
+fn blade_rules(blade: &BladeView, one: &BladePlan) -> Vec<String> {
+    let mut broken = Vec::new();
+    if one.sequence != blade.sequence {
+        broken.push(format!("made for sequence {}, the blade is at {}", one.sequence, blade.sequence));
+    }
+    let moves = |step: &&Step| matches!(step, Step::Transition { .. } | Step::StartRun { .. });
+    let transitions: Vec<&Step> = one.steps.iter().filter(moves).collect();
+    match (&one.outcome, transitions.as_slice()) {
+        (Outcome::Transition { to, .. }, [step]) => {
+            let fits = match step {
+                Step::Transition { to: step_to, .. } => step_to == to,
+                Step::StartRun { .. } => to.name() == PhaseName::BurningIn,
+                _ => false,
+            };
+            if !fits {
+                broken.push("outcome and step go to different phases".to_owned());
+            }
+            transition(blade, to, &mut broken);
+        }
+        (Outcome::Transition { .. }, steps) => {
+            broken.push(format!("{} transitions in one plan", steps.len()));
+        }
+        (_, []) => {}
+        (_, _) => broken.push("a transition that the outcome does not tell of".to_owned()),
+    }
+    let serves = matches!(blade.phase, Phase::InService { .. });
+    if serves && one.outcome == Outcome::Nothing && !proven(blade) {
+        broken.push("stays in service without a verdict newer than its last doubt".to_owned());
+    }
+    order(one, &mut broken);
+    broken
+}
+
+fn proven(blade: &BladeView) -> bool {
+    match (blade.passed_ms, blade.doubted_ms) {
+        (Some(passed), Some(doubted)) => passed > doubted,
+        (passed, None) => passed.is_some(),
+        (None, Some(_)) => false,
+    }
+}
+
+fn transition(blade: &BladeView, to: &Phase, broken: &mut Vec<String>) {
+    let (from, name) = (blade.phase.name(), to.name());
+    if !from.may_become(name) {
+        broken.push(format!("{from} may not become {name}"));
+    }
+    if let Phase::InService { owner } = to {
+        if !proven(blade) {
+            broken.push("into service without a verdict newer than its last doubt".to_owned());
+        }
+        if matches!(owner, Owner::Nobody | Owner::BurnIn | Owner::Repair) {
+            broken.push(format!("into service with {owner}"));
+        }
+    }
+    if name == PhaseName::Ready {
+        let sound = blade.run.as_ref().is_some_and(|run| {
+            matches!(run.state, RunState::Finished { outcome: whetstone_model::verdict::Outcome::Pass, .. })
+                && blade.doubted_ms.is_none_or(|doubted| run.created_ms > doubted)
+                && (blade.tranche.is_none() || run.cohort.is_some())
+        });
+        if !sound {
+            broken.push("ready without a passed run newer than its last doubt".to_owned());
+        }
+    }
+    let unfinished = |blade: &BladeView| {
+        blade.run.as_ref().is_some_and(|run| matches!(run.state, RunState::Ordered | RunState::Running))
+    };
+    if name == PhaseName::BurningIn && (blade.agent.conflict.is_some() || blade.intent.quarantine.is_some()) {
+        broken.push("burnt in although it is held".to_owned());
+    }
+    if name == PhaseName::BurningIn && from == PhaseName::BurningIn && unfinished(blade) {
+        broken.push("a run is started while one goes on".to_owned());
+    }
+}
+
+/// Withheld before it leaves service, released only after it has entered it; a case before its quarantine; a wish is
+/// ticked off only after it was acted on.
+fn order(one: &BladePlan, broken: &mut Vec<String>) {
+    let at = |what: fn(&Step) -> bool| one.steps.iter().position(what);
+    let moved = at(|step| matches!(step, Step::Transition { .. } | Step::StartRun { .. }));
+    let Some(moved) = moved else { return };
+    let before = [
+        (at(|step| matches!(step, Step::Withhold { .. })), "withhold"),
+        (at(|step| matches!(step, Step::EndRun { .. })), "end of the run"),
+        (at(|step| matches!(step, Step::EndDrain { .. })), "end of the drain"),
+        (at(|step| matches!(step, Step::OpenCase { .. })), "case"),
+        (at(|step| matches!(step, Step::ClearFaults)), "clearing of faults"),
+    ];
+    let after = [
+        (at(|step| matches!(step, Step::Release { .. })), "release"),
+        (at(|step| matches!(step, Step::Retested { .. })), "tick of the wish"),
+    ];
+    for (position, what) in before {
+        if position.is_some_and(|position| position > moved) {
+            broken.push(format!("{what} after the transition"));
+        }
+    }
+    for (position, what) in after {
+        if position.is_some_and(|position| position < moved) {
+            broken.push(format!("{what} before the transition"));
+        }
+    }
+}
+
+fn burn_in_budgets(site: &SiteView, plan: &Plan, broken: &mut Vec<String>) {
+    let starts: Vec<&BladeView> = plan
+        .blades
+        .iter()
+        .filter(|one| one.steps.iter().any(|step| matches!(step, Step::StartRun { .. })))
+        .filter_map(|one| site.blades.get(&one.serial))
+        .collect();
+    if starts.is_empty() {
+        return;
+    }
+    let burns = |blade: &&BladeView| {
+        blade.run.as_ref().is_some_and(|run| matches!(run.state, RunState::Ordered | RunState::Running))
+    };
+    let mut by_tranche: BTreeMap<&TrancheName, usize> = BTreeMap::new();
+    let mut by_rack: BTreeMap<&RackName, f64> = BTreeMap::new();
+    for blade in site.blades.values().filter(burns).chain(starts.iter().copied()) {
+        let tranche = blade.tranche.as_ref().and_then(|name| site.tranches.get(name));
+        if let Some(tranche) = tranche {
+            *by_tranche.entry(&tranche.name).or_default() += 1;
+        }
+        if let Some(rack) = &blade.rack {
+            *by_rack.entry(rack).or_default() += tranche.map_or(0.0, |tranche| tranche.power.blade_watts);
+        }
+    }
+    let mut told = BTreeSet::new();
+    for tranche in starts.iter().filter_map(|blade| site.tranches.get(blade.tranche.as_ref()?)) {
+        if !told.insert(&tranche.name) {
+            continue;
+        }
+        let burning = by_tranche.get(&tranche.name).copied().unwrap_or(0);
+        if burning > tranche.concurrency {
+            broken.push(format!("{}: {burning} burn in, {} may", tranche.name, tranche.concurrency));
+        }
+        let watts = burning as f64 * tranche.power.blade_watts;
+        if tranche.power.tranche_watts.is_some_and(|limit| watts > limit) {
+            broken.push(format!("{}: burn-ins draw {watts} W", tranche.name));
+        }
+        if tranche.paused {
+            broken.push(format!("{}: a run is started while it is paused", tranche.name));
+        }
+    }
+    for blade in &starts {
+        let limit = blade
+            .tranche
+            .as_ref()
+            .and_then(|name| site.tranches.get(name))
+            .and_then(|tranche| tranche.power.rack_watts);
+        let drawn = blade.rack.as_ref().and_then(|rack| by_rack.get(rack)).copied();
+        if let (Some(limit), Some(drawn)) = (limit, drawn)
+            && drawn > limit
+        {
+            broken.push(format!("{}: burn-ins of its rack draw {drawn} W of {limit} W", blade.name));
+        }
+    }
+}
+
+/// Blocked drains are left out: how long each is blocked depends on the time, which is no part of a plan.
+fn drain_budget(site: &SiteView, plan: &Plan, broken: &mut Vec<String>) {
+    let going = |blade: &&BladeView| {
+        let goes = |node: &NodeView| node.drain == DrainState::Going && node.blocked_by.is_none();
+        blade.node.as_ref().is_some_and(goes)
+    };
+    let starts = |one: &&BladePlan| one.steps.iter().any(|step| matches!(step, Step::StartDrain { .. }));
+    let new = plan.blades.iter().filter(starts).count();
+    let all = new + site.blades.values().filter(going).count();
+    if new > 0 && all > site.limits.drains {
+        broken.push(format!("{all} drains at once, {} may go on", site.limits.drains));
+    }
+}
+
+/// Faults that take a blade out of service in this plan, with those of the window, stay within the breaker's limit.
+fn breaker(site: &SiteView, plan: &Plan, broken: &mut Vec<String>) {
+    let by_fault = |one: &&BladePlan| match &one.outcome {
+        Outcome::Transition { to, .. } => {
+            let from_drain = site.blades.get(&one.serial).is_some_and(|blade| {
+                let fault = AfterDrain::Quarantine { reason: QuarantineReason::Fault };
+                blade.phase == Phase::Draining { then: fault }
+            });
+            let fault = QuarantineReason::Fault;
+            let fault_to = *to == Phase::Quarantined { reason: fault }
+                || *to == Phase::Draining { then: AfterDrain::Quarantine { reason: fault } };
+            fault_to && !from_drain
+        }
+        _ => false,
+    };
+    let now = plan.blades.iter().filter(by_fault).count();
+    let state = &plan.breaker;
+    if now > 0 && !site.limits.breaker_override && now + state.withheld > state.limit {
+        broken.push(format!("{now} withheld for faults, {} before, {} may", state.withheld, state.limit));
+    }
+    let waits = |one: &BladePlan| matches!(one.outcome, Outcome::Wait { reason: WaitReason::Breaker { .. } });
+    if !state.open && plan.blades.iter().any(waits) {
+        broken.push("a blade waits for a breaker that is closed".to_owned());
+    }
+}

@@ -1,0 +1,237 @@
+//! Our taint, cordon and note on a blade's node: what is there, what the patch is, the patch itself.
+//!
+//! Only what is ours is ever taken away: the taint with our key, and a cordon that carries our mark.
+
+use k8s_openapi::api::core::v1::{Node, Taint};
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client, ResourceExt};
+use serde_json::{Value, json};
+use whetstone_api::node::{BLADE, CORDONED, NOTE, TAINT, UNMANAGED};
+use whetstone_plan::{DrainState, NodeView, Note};
+
+use super::{ClusterError, within};
+
+/// What the node shows of us. The drain is filled in by whoever runs it.
+pub fn view(node: &Node) -> NodeView {
+    let spec = node.spec.clone().unwrap_or_default();
+    NodeView {
+        name: node.name_any(),
+        unschedulable: spec.unschedulable.unwrap_or(false),
+        our_cordon: spec.unschedulable.unwrap_or(false) && marked(node),
+        our_taint: spec.taints.unwrap_or_default().into_iter().find(|taint| taint.key == TAINT).map(
+            |taint| {
+                // Another effect than ours has to be put right too.
+                if taint.effect == "NoSchedule" {
+                    taint.value.unwrap_or_default()
+                } else {
+                    format!("?{}", taint.effect)
+                }
+            },
+        ),
+        our_note: node.annotations().get(NOTE).cloned(),
+        pods_left: None,
+        blocked_by: None,
+        drain: DrainState::None,
+    }
+}
+
+/// True for a node that a person has taken out of our hands.
+pub fn unmanaged(node: &Node) -> bool {
+    node.labels().get(UNMANAGED).is_some_and(|value| value == "true")
+}
+
+fn marked(node: &Node) -> bool {
+    node.annotations().get(CORDONED).is_some_and(|value| value == "true")
+}
+
+/// What a node is to show.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Wanted {
+    Withheld { blade: String, taint: String, note: Note },
+    Free,
+}
+
+/// The merge patch that brings `node` there; `None` if nothing is to do. It carries the node's resource version: a list of
+/// taints can only be replaced as a whole, and somebody else's must not get lost.
+pub fn patch(node: &Node, wanted: &Wanted) -> Option<Value> {
+    let spec = node.spec.clone().unwrap_or_default();
+    let taints = spec.taints.clone().unwrap_or_default();
+    let others: Vec<Taint> = taints.iter().filter(|taint| taint.key != TAINT).cloned().collect();
+    let unschedulable = spec.unschedulable.unwrap_or(false);
+    let (mut changes, mut annotations, mut labels) = (json!({}), json!({}), json!({}));
+    match wanted {
+        Wanted::Withheld { blade, taint, note } => {
+            let ours = Taint {
+                key: TAINT.to_owned(),
+                value: Some(taint.clone()),
+                effect: "NoSchedule".to_owned(),
+                time_added: None,
+            };
+            let there: Vec<&Taint> = taints.iter().filter(|taint| taint.key == TAINT).collect();
+            let right = |t: &Taint| t.value == ours.value && t.effect == ours.effect;
+            if !matches!(there[..], [only] if right(only)) {
+                changes["taints"] = json!(others.into_iter().chain([ours]).collect::<Vec<_>>());
+            }
+            if !unschedulable {
+                changes["unschedulable"] = json!(true);
+                annotations[CORDONED] = json!("true");
+            }
+            if node.annotations().get(NOTE) != Some(&note.text()) {
+                annotations[NOTE] = json!(note.text());
+            }
+            if node.labels().get(BLADE) != Some(blade) {
+                labels[BLADE] = json!(blade);
+            }
+        }
+        Wanted::Free => {
+            if others.len() != taints.len() {
+                changes["taints"] = json!(others);
+            }
+            if marked(node) {
+                annotations[CORDONED] = Value::Null;
+                if unschedulable {
+                    changes["unschedulable"] = Value::Null;
+                }
+            }
+            if node.annotations().contains_key(NOTE) {
+                annotations[NOTE] = Value::Null;
+            }
+        }
+    }
+    let empty = |value: &Value| value.as_object().is_some_and(serde_json::Map::is_empty);
+    if empty(&changes) && empty(&annotations) && empty(&labels) {
+        return None;
+    }
+    let mut patch = json!({ "metadata": { "resourceVersion": node.resource_version() } });
+    if !empty(&changes) {
+        patch["spec"] = changes;
+    }
+    if !empty(&annotations) {
+        patch["metadata"]["annotations"] = annotations;
+    }
+    if !empty(&labels) {
+        patch["metadata"]["labels"] = labels;
+    }
+    Some(patch)
+}
+
+/// Tries against somebody else's writes; a kubelet writes a node every few seconds at most.
+const TRIES: u32 = 6;
+
+/// Brings the node to what is wanted. `known` saves the first read. True if it was changed; a node that is gone is no error.
+pub async fn apply(
+    client: &Client,
+    name: &str,
+    known: Option<&Node>,
+    wanted: &Wanted,
+) -> Result<bool, ClusterError> {
+    let api: Api<Node> = Api::all(client.clone());
+    let mut fetched = None;
+    for attempt in 0..TRIES {
+        let node = match (attempt, known) {
+            (0, Some(node)) => node,
+            _ => match within("get node", api.get_opt(name)).await? {
+                Some(node) => fetched.insert(node),
+                None => return Ok(false),
+            },
+        };
+        if unmanaged(node) {
+            return Ok(false);
+        }
+        let Some(body) = patch(node, wanted) else { return Ok(false) };
+        let parameters =
+            PatchParams { field_manager: Some(whetstone_api::FIELD_MANAGER.into()), ..Default::default() };
+        match within("patch node", api.patch(name, &parameters, &Patch::Merge(&body))).await {
+            Ok(_) => return Ok(true),
+            Err(error) if error.code() == Some(409) => {}
+            Err(error) if error.is_not_found() => return Ok(false),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(ClusterError::Conflict { what: format!("patch node {name}"), tries: TRIES })
+}
+
+#[cfg(test)]
+mod tests {
+    use whetstone_model::ids::{CaseId, Serial};
+
+    use super::*;
+
+    fn node(spec: Value, annotations: Value) -> Node {
+        serde_json::from_value(json!({
+            "apiVersion": "v1", "kind": "Node",
+            "metadata": {"name": "n", "resourceVersion": "7", "annotations": annotations},
+            "spec": spec,
+        }))
+        .unwrap()
+    }
+
+    /// The node after a merge patch, as far as lists and plain values go.
+    fn patched(node: &Node, wanted: &Wanted) -> Node {
+        fn merge(into: &mut Value, patch: &Value) {
+            let (Some(into), Some(patch)) = (into.as_object_mut(), patch.as_object()) else { return };
+            for (key, value) in patch {
+                match value {
+                    Value::Null => drop(into.remove(key)),
+                    Value::Object(_) => merge(into.entry(key.clone()).or_insert(json!({})), value),
+                    value => drop(into.insert(key.clone(), value.clone())),
+                }
+            }
+        }
+        let mut value = serde_json::to_value(node).unwrap();
+        if let Some(patch) = patch(node, wanted) {
+            assert_eq!(patch["metadata"]["resourceVersion"], "7");
+            merge(&mut value, &patch);
+        }
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn withheld() -> Wanted {
+        let note =
+            Note { serial: Serial::new("S1").unwrap(), reason: "burn-in".into(), case: Some(CaseId(3)) };
+        Wanted::Withheld { blade: "b-1".into(), taint: "burn-in".into(), note }
+    }
+
+    #[test]
+    fn what_is_put_on_is_taken_off_and_the_rest_stays() {
+        let foreign = json!({"taints": [{"key": "x", "effect": "NoExecute"}], "podCIDR": "1.2.3.0/24"});
+        let before = node(foreign, json!({"a": "b"}));
+        let held = patched(&before, &withheld());
+        let seen = view(&held);
+        assert_eq!(
+            (seen.unschedulable, seen.our_cordon, seen.our_taint.as_deref()),
+            (true, true, Some("burn-in"))
+        );
+        assert_eq!(seen.our_note.as_deref(), Some("serial=S1 reason=burn-in case=3"));
+        assert_eq!(patch(&held, &withheld()), None, "a second time changes nothing");
+        let mut free = patched(&held, &Wanted::Free);
+        free.metadata.labels = None;
+        assert_eq!(free, before);
+        assert_eq!(patch(&free, &Wanted::Free), None);
+    }
+
+    #[test]
+    fn a_persons_cordon_survives() {
+        let held = patched(&node(json!({"unschedulable": true}), json!({})), &withheld());
+        assert!(!view(&held).our_cordon);
+        let free = patched(&held, &Wanted::Free);
+        assert_eq!(free.spec.unwrap().unschedulable, Some(true));
+    }
+
+    #[test]
+    fn a_person_who_uncordons_is_cordoned_again_while_the_blade_is_withheld() {
+        let mut held = patched(&node(json!({}), json!({})), &withheld());
+        held.spec.as_mut().unwrap().unschedulable = None;
+        assert!(view(&patched(&held, &withheld())).our_cordon);
+    }
+
+    #[test]
+    fn a_taint_with_another_effect_is_put_right() {
+        let odd = node(
+            json!({"taints": [{"key": TAINT, "value": "burn-in", "effect": "PreferNoSchedule"}]}),
+            json!({}),
+        );
+        assert_eq!(view(&odd).our_taint.as_deref(), Some("?PreferNoSchedule"));
+        assert_eq!(view(&patched(&odd, &withheld())).our_taint.as_deref(), Some("burn-in"));
+    }
+}

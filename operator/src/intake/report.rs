@@ -1,0 +1,144 @@
+//! `POST /v1/report`: evidence, a sign of life, and the order back.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use tokio::sync::oneshot;
+use whetstone_model::wire::{
+    BladeFacts, MAX_BODY, MAX_GPUS, MAX_ITEMS, Order, ReportAnswer, ReportRequest, RunProgress,
+};
+use whetstone_store::{AgentStats, NewReport, Seen, Stored};
+
+use super::Shared;
+use super::batch::Job;
+use super::refusal::{Reason, Refusal};
+use super::request::{Incoming, agent, answer, body, check_hex, parse, same_instance};
+use crate::pki::now_ms;
+
+pub(super) async fn report(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    answer(&shared, "report", request, handle).await
+}
+
+async fn handle(shared: Arc<Shared>, incoming: Incoming) -> Result<Response, Refusal> {
+    let agent = agent(&shared, &incoming.client, incoming.received_ms, false).await?;
+    let received_ms = incoming.received_ms;
+    let bytes = body(&incoming.headers, incoming.body, MAX_BODY, shared.config.body).await?;
+    let report: ReportRequest = parse(&bytes)?;
+    drop(bytes);
+    check(&report)?;
+    if report.serial != agent.serial {
+        return Err(Refusal::wrong_blade(format!(
+            "the report is of blade {}, the certificate of {}",
+            report.serial, agent.serial
+        )));
+    }
+    same_instance(&shared, &agent, &report.instance, received_ms).await?;
+
+    let skew_ms = report.now_ms.saturating_sub(received_ms);
+    shared.metrics.agent(skew_ms.unsigned_abs(), report.spooled);
+    let stats = AgentStats { usage: report.usage, dropped: report.dropped, spooled: report.spooled, skew_ms };
+    shared.remembered.learn(&agent.serial, &report.stream, &stats, &shared.metrics);
+
+    let going_on = report.run.as_ref().map(|run| run.run);
+    let order =
+        shared.known.order(&shared.store, &agent.serial, going_on).await.map_err(|e| Refusal::store(&e))?;
+    // A run that is none of ours is answered with its cancellation, and its progress is not believed.
+    let cancelled = matches!(order.as_deref(), Some(Order::CancelRun { .. }));
+    let progress = report.run.filter(|_| !cancelled);
+    let picked_up = progress.clone().filter(|p| shared.remembered.is_news(&agent.serial, p.run));
+
+    let seen = Seen { serial: agent.serial.clone(), at_ms: received_ms, facts: None, stats };
+    let acked = if report.items.is_empty() && report.facts.is_none() && picked_up.is_none() {
+        shared.remembered.acked(&agent.serial, &report.stream)
+    } else {
+        let stored = NewReport {
+            serial: agent.serial.clone(),
+            instance: report.instance,
+            stream: report.stream.clone(),
+            items: report.items,
+            at_ms: received_ms,
+        };
+        let facts = report.facts.map(|facts| Seen { facts: Some(facts), ..seen.clone() });
+        let stored = store(&shared, stored, facts, picked_up.clone()).await?;
+        if let Some(progress) = &picked_up {
+            shared.remembered.heard(&agent.serial, progress.run);
+        }
+        shared.remembered.keep_acked(&agent.serial, &report.stream, stored.acked)
+    };
+    shared.queue.seen(&agent.serial, seen, progress.filter(|_| picked_up.is_none()));
+
+    let answer = ReportAnswer {
+        acked,
+        order: order.as_deref().cloned(),
+        next_report_ms: shared.config.report_interval_ms,
+        now_ms: now_ms(),
+    };
+    Ok(Json(answer).into_response())
+}
+
+async fn store(
+    shared: &Arc<Shared>,
+    report: NewReport,
+    facts: Option<Seen>,
+    picked_up: Option<RunProgress>,
+) -> Result<Stored, Refusal> {
+    let (send, stored) = oneshot::channel();
+    shared.queue.put(Job { report, facts, picked_up, answer: send })?;
+    match tokio::time::timeout(shared.config.store, stored).await {
+        Ok(Ok(stored)) => stored,
+        // It may be stored yet: the agent sends it again, and that changes nothing.
+        Ok(Err(_)) | Err(_) => {
+            Err(Refusal::unavailable(Reason::Store, "the database did not answer in time"))
+        }
+    }
+}
+
+/// Bounds that the types do not hold.
+fn check(report: &ReportRequest) -> Result<(), Refusal> {
+    check_hex("instance", &report.instance, 32)?;
+    check_hex("stream", &report.stream, 32)?;
+    if report.items.len() > MAX_ITEMS {
+        return Err(Refusal::bad(format!(
+            "{} items, at most {MAX_ITEMS} may come at once",
+            report.items.len()
+        )));
+    }
+    let mut last = 0;
+    for (index, item) in report.items.iter().enumerate() {
+        if item.seq <= last || item.seq > i64::MAX as u64 {
+            return Err(Refusal::bad(format!("items[{index}]: seq {} after {last}", item.seq)));
+        }
+        last = item.seq;
+    }
+    if let Some(run) = &report.run
+        && (run.test.len() > 256 || run.doing.len() > 1_024)
+    {
+        return Err(Refusal::bad("run: a text is too long"));
+    }
+    report.facts.as_ref().map_or(Ok(()), check_facts)
+}
+
+/// Facts are the blade's own words: bounded here, compared and shown elsewhere.
+pub(super) fn check_facts(facts: &BladeFacts) -> Result<(), Refusal> {
+    const MAX_TEXT: usize = 256;
+    if facts.gpus.len() > MAX_GPUS {
+        return Err(Refusal::bad(format!("facts: {} GPUs, at most {MAX_GPUS}", facts.gpus.len())));
+    }
+    let own = [
+        &facts.serial,
+        &facts.hostname,
+        &facts.sku,
+        &facts.driver,
+        &facts.kernel,
+        &facts.nvlink_cluster,
+        &facts.boot_id,
+    ];
+    let of_gpus = facts.gpus.iter().flat_map(|gpu| [&gpu.name, &gpu.serial, &gpu.pci]);
+    let too_long = own.into_iter().chain(of_gpus).flatten().any(|text| text.len() > MAX_TEXT);
+    if too_long || facts.agent_version.len() > MAX_TEXT {
+        return Err(Refusal::bad(format!("facts: a text is longer than {MAX_TEXT} bytes")));
+    }
+    Ok(())
+}

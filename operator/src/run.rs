@@ -1,0 +1,185 @@
+//! `whetstone-operator run`: puts the parts together and holds them until the end.
+//!
+//! Every replica serves health and answers agents; who does not lead says 503, and they come again. The loop, and with it every
+//! write to the cluster, is the leader's alone.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+use std::time::Duration;
+
+use anyhow::Context;
+use prometheus::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info};
+use whetstone_model::ids::Serial;
+use whetstone_store::Store;
+
+use crate::clock::now_ms;
+use crate::cluster::drain::Drains;
+use crate::cluster::{self, Seen, leader};
+use crate::dirty::Dirty;
+use crate::health::{Component, Health};
+use crate::intake::{self, Intake, News, Poke, ServerLimits};
+use crate::metrics::Metrics;
+use crate::ops::{self, Ops};
+use crate::pki::{self, SiteCa};
+use crate::site::{Known, Parts, Site};
+use crate::upkeep::{self, Upkeep};
+
+/// What `run` needs to know.
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    pub store: String,
+    pub pki_dir: PathBuf,
+    pub pki_create: bool,
+    pub kubeconfig: Option<PathBuf>,
+    pub listen: SocketAddr,
+    pub http: SocketAddr,
+    pub server_names: Vec<String>,
+    pub leader_elect: bool,
+    pub namespace: String,
+    pub identity: String,
+    pub report_interval: Duration,
+    pub abort_after_steps: i64,
+}
+
+/// How long tasks have to end.
+const SHUTDOWN: Duration = Duration::from_secs(10);
+
+impl Poke for Dirty {
+    fn dirty(&self, serial: &Serial, _news: News) {
+        self.serial(serial);
+    }
+}
+
+/// Runs until `stop`, or until the lead is lost: then the error says so, and whoever started this starts it again.
+pub async fn run(options: RunOptions, stop: CancellationToken) -> anyhow::Result<()> {
+    let registry = Registry::new();
+    let metrics = Arc::new(Metrics::new(&registry)?);
+    metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+    let health = Health::new(metrics.clone(), registry.clone());
+    let http = TcpListener::bind(options.http).await.with_context(|| format!("--http {}", options.http))?;
+    let tasks = TaskTracker::new();
+    let serving = health.clone().serve(http, stop.clone());
+    tasks.spawn(async move {
+        if let Err(error) = serving.await {
+            error!(%error, "health and metrics are not served any more");
+        }
+    });
+
+    let ca = Arc::new(SiteCa::open(&options.pki_dir, options.pki_create, now_ms()).context("--pki-dir")?);
+    let store = Store::open(&options.store).await.context("--store")?;
+    let client = cluster::client(options.kubeconfig.as_deref()).await.context("kubernetes")?;
+    let dirty = Dirty::default();
+    let seen = Seen::start(&client, &dirty, &tasks, &stop);
+    let (leading, leads) = watch::channel(false);
+    let known = Arc::new(Known::default());
+    let (breaker, breaker_override) = watch::channel(false);
+
+    let config = intake::Config {
+        report_interval_ms: u64::try_from(options.report_interval.as_millis()).unwrap_or(10_000),
+        ..intake::Config::default()
+    };
+    let tls = pki::server_config(ca.clone(), options.server_names.clone(), config.renew_grace_ms)?;
+    let intake_metrics = Arc::new(intake::Metrics::new(&registry)?);
+    let (intake, flushing) = Intake::start(
+        intake::Parts {
+            store: store.clone(),
+            ca,
+            metrics: intake_metrics.clone(),
+            poke: Arc::new(dirty.clone()),
+            leading: leads,
+            config,
+        },
+        stop.clone(),
+    );
+    let ops = Ops { intake: intake.clone(), pki_dir: options.pki_dir.clone(), site: known.clone(), breaker };
+    let router = intake.router().merge(ops::router(ops));
+    let listener =
+        TcpListener::bind(options.listen).await.with_context(|| format!("--listen {}", options.listen))?;
+    tasks.spawn(intake::serve(listener, tls, router, ServerLimits::default(), intake_metrics, stop.clone()));
+
+    let upkeep = Upkeep {
+        store: store.clone(),
+        seen: seen.clone(),
+        health: health.clone(),
+        metrics: metrics.clone(),
+        disk: upkeep::folder_of(&options.store),
+    };
+    tasks.spawn(upkeep.run(stop.clone()));
+
+    let parts = Parts {
+        store: store.clone(),
+        drains: Drains::new(client.clone(), dirty.clone(), tasks.clone(), stop.clone()),
+        client,
+        seen,
+        dirty,
+        intake,
+        metrics: metrics.clone(),
+        breaker_override,
+        known,
+        tasks: tasks.clone(),
+        abort_after_steps: Arc::new(AtomicI64::new(options.abort_after_steps)),
+    };
+    let result = tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        result = lead(&options, parts, &health, &leading, &stop) => result,
+    };
+    leading.send_replace(false);
+    metrics.leader.set(0);
+    stop.cancel();
+    tasks.close();
+    let ended = tokio::time::timeout(SHUTDOWN, async {
+        let _ = flushing.await;
+        tasks.wait().await;
+    });
+    if ended.await.is_err() {
+        info!("some tasks did not end in time");
+    }
+    store.close().await;
+    result
+}
+
+async fn lead(
+    options: &RunOptions,
+    parts: Parts,
+    health: &Health,
+    leading: &watch::Sender<bool>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let mut lead = None;
+    if options.leader_elect {
+        health.set(Component::Leader, Ok("stands by".to_owned()));
+        lead = Some(leader::lead(parts.client.clone(), &options.namespace, &options.identity).await?);
+    }
+    parts.seen.ready().await?;
+    let metrics = parts.metrics.clone();
+    let site = Site::load(parts).await?;
+    leading.send_replace(true);
+    metrics.leader.set(1);
+    health.set(Component::Leader, Ok("leads".to_owned()));
+    let ending = stop.child_token();
+    let turning = tokio::spawn(site.run(ending.clone()));
+    match &mut lead {
+        None => turning.await.context("the loop ended")?,
+        Some(lead) => tokio::select! {
+            ended = turning => ended.context("the loop ended")?,
+            () = lead.lost() => {
+                ending.cancel();
+                anyhow::bail!("the lead is lost");
+            }
+        },
+    }
+    if stop.is_cancelled() {
+        if let Some(lead) = lead {
+            lead.release().await;
+        }
+        return Ok(());
+    }
+    anyhow::bail!("the loop ended")
+}

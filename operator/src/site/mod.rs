@@ -1,0 +1,276 @@
+//! The loop of the site: look at what changed, plan, take the steps, say in the objects what is.
+//!
+//! Only the leader runs it, and nobody else writes phases. It takes no hint from what woke it but the name of the blade: all
+//! about that blade is looked up anew. A step that fails ends that blade's turn; it comes again, later each time.
+
+mod execute;
+mod judge;
+mod known;
+mod manifest;
+mod memory;
+mod project;
+pub mod status;
+mod tally;
+pub mod view;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use kube::Client;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, warn};
+use whetstone_model::ids::Serial;
+use whetstone_plan::{Plan, SiteLimits};
+use whetstone_store::{Store, StoreError};
+
+use crate::clock::now_ms;
+use crate::cluster::drain::Drains;
+use crate::cluster::{ClusterError, Seen};
+use crate::dirty::{Dirty, Work};
+use crate::intake::Intake;
+use crate::metrics::Metrics;
+use execute::Executor;
+use memory::Memory;
+
+/// Everything is looked at again at least so often: time passes without an event.
+const FULL: Duration = Duration::from_secs(5);
+/// Events are gathered for so long: one look for a burst of them.
+const GATHER: Duration = Duration::from_millis(10);
+/// Blades whose steps are taken at once. An apiserver on two cores does 1,200 to 1,700 patches a second from 8 on.
+const AT_ONCE: usize = 64;
+/// A blade whose turn failed waits this long, doubled each time up to the limit.
+const RETRY: Duration = Duration::from_secs(1);
+const RETRY_MOST: Duration = Duration::from_secs(60);
+
+/// What a turn of the loop needs. All of it is shared with other parts of the operator.
+#[derive(Clone)]
+pub struct Parts {
+    pub store: Store,
+    pub client: Client,
+    pub seen: Seen,
+    pub drains: Drains,
+    pub dirty: Dirty,
+    pub intake: Intake,
+    pub metrics: Arc<Metrics>,
+    /// A person's word that a mass quarantine is right.
+    pub breaker_override: watch::Receiver<bool>,
+    pub known: Arc<Known>,
+    pub tasks: TaskTracker,
+    /// Ends the process after so many steps: tests kill the operator at every one. 0 = never.
+    pub abort_after_steps: Arc<AtomicI64>,
+}
+
+pub use known::Known;
+
+#[derive(Debug, thiserror::Error)]
+pub enum SiteError {
+    #[error("store: {0}")]
+    Store(#[from] StoreError),
+    /// The same for all transitions of a batch.
+    #[error("store: {0}")]
+    Batch(#[from] Arc<StoreError>),
+    #[error("the operator is ending")]
+    Ending,
+    #[error("kubernetes: {0}")]
+    Cluster(#[from] ClusterError),
+    #[error("{0}")]
+    Spec(#[from] whetstone_api::SpecError),
+    #[error("cannot be written: {0}")]
+    Json(#[from] serde_json::Error),
+    /// Somebody else moved the blade: the next look sees it.
+    #[error("{0}")]
+    Stale(#[from] whetstone_store::Stale),
+}
+
+impl SiteError {
+    /// A bounded label for metrics.
+    pub fn category(&self) -> &'static str {
+        match self {
+            SiteError::Store(error) => error.category(),
+            SiteError::Batch(error) => error.category(),
+            SiteError::Ending => "ending",
+            SiteError::Cluster(error) => error.category(),
+            SiteError::Spec(_) => "spec",
+            SiteError::Json(_) => "bug",
+            SiteError::Stale(_) => "stale",
+        }
+    }
+}
+
+/// The loop.
+pub struct Site {
+    parts: Parts,
+    memory: Memory,
+    executor: Executor,
+    projector: project::Projector,
+    /// Blades whose turn failed: tries so far, and when the next is due.
+    later: BTreeMap<Serial, (u32, Instant)>,
+}
+
+impl Site {
+    /// Reads the site from the store. The watches have to be ready.
+    pub async fn load(parts: Parts) -> Result<Site, SiteError> {
+        let limits = SiteLimits { listening_since_ms: now_ms(), ..SiteLimits::default() };
+        let memory = Memory::new(limits);
+        let executor = Executor::new(parts.clone());
+        let projector = project::Projector::start(parts.clone());
+        parts.dirty.manifests();
+        parts.dirty.all();
+        Ok(Site { parts, memory, executor, projector, later: BTreeMap::new() })
+    }
+
+    /// Runs until `stop`. A turn that fails as a whole (database away) is said and tried again.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut full = tokio::time::interval(FULL);
+        full.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut failures: u32 = 0;
+        loop {
+            let due = self.later.values().map(|(_, due)| *due).min();
+            let retry = async {
+                match due {
+                    Some(due) => tokio::time::sleep_until(due.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let mut whole = false;
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.parts.dirty.wait() => tokio::time::sleep(GATHER).await,
+                () = retry => {}
+                _ = full.tick() => whole = true,
+            }
+            let mut work = self.parts.dirty.take();
+            work.all |= whole;
+            let started = Instant::now();
+            match self.turn(&work).await {
+                Ok(()) => failures = 0,
+                Err(error) => {
+                    self.fail("turn", &error);
+                    warn!(%error, "the site could not be looked at, it is tried again");
+                    // Nothing of what was said may be forgotten.
+                    self.parts.dirty.serials(work.serials);
+                    work.blades.iter().for_each(|name| self.parts.dirty.blade(name));
+                    work.nodes.iter().for_each(|name| self.parts.dirty.node(name));
+                    if work.manifests {
+                        self.parts.dirty.manifests();
+                    }
+                    if work.all {
+                        self.parts.dirty.all();
+                    }
+                    failures = (failures + 1).min(6);
+                    // After an outage silence is the operator's own, not the agents'.
+                    self.memory.site.limits.listening_since_ms = now_ms();
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        () = tokio::time::sleep(RETRY * 2_u32.pow(failures - 1)) => {}
+                    }
+                }
+            }
+            self.parts.metrics.reconcile_seconds.observe(started.elapsed().as_secs_f64());
+        }
+    }
+
+    fn fail(&self, what: &str, error: &SiteError) {
+        self.parts.metrics.reconcile_errors.with_label_values(&[error.category()]).inc();
+        match error {
+            SiteError::Store(e) => self.parts.metrics.store_errors.with_label_values(&[e.category()]).inc(),
+            SiteError::Batch(e) => self.parts.metrics.store_errors.with_label_values(&[e.category()]).inc(),
+            SiteError::Cluster(e) => self.parts.metrics.kube_errors.with_label_values(&[e.category()]).inc(),
+            SiteError::Json(_) => error!(what, %error, "a defect of the operator"),
+            _ => {}
+        }
+    }
+
+    /// One look and what follows from it.
+    async fn turn(&mut self, work: &Work) -> Result<(), SiteError> {
+        let parts = self.parts.clone();
+        if work.manifests || self.memory.rows.is_empty() {
+            manifest::sync(&parts, &mut self.memory, now_ms()).await?;
+        }
+        self.memory.site.limits.breaker_override = *parts.breaker_override.borrow();
+        let dirty = self.look(work).await?;
+        if dirty.is_empty() && !work.all && !work.manifests {
+            return Ok(());
+        }
+        let now = now_ms();
+        let plan = if work.all || work.manifests {
+            self.memory.planner.plan(&self.memory.site, now)
+        } else {
+            self.memory.planner.plan_some(&self.memory.site, &dirty, now)
+        };
+        self.take_steps(&plan).await;
+        judge::start(&parts, &self.memory, &plan);
+        parts.known.decided(&self.memory, &plan);
+        self.projector.blades(&self.memory, &plan);
+        self.projector.tranches(&self.memory, &plan, now);
+        self.projector.invalid(now);
+        tally::breaker(&parts.metrics, &plan.breaker);
+        if work.all {
+            tally::site(&parts, &self.memory, &plan, now).await;
+        }
+        Ok(())
+    }
+
+    /// Looks up what was named, and answers whom to plan for.
+    async fn look(&mut self, work: &Work) -> Result<BTreeSet<Serial>, SiteError> {
+        let now = Instant::now();
+        let timer = self.parts.metrics.store_seconds.with_label_values(&["load"]).start_timer();
+        let mut dirty = work.serials.clone();
+        dirty.extend(work.blades.iter().filter_map(|name| self.memory.by_name(name)).cloned());
+        dirty.extend(work.nodes.iter().filter_map(|name| self.memory.by_node(name)).cloned());
+        dirty.extend(self.later.iter().filter(|(_, (_, due))| *due <= now).map(|(serial, _)| serial.clone()));
+        let rows = if work.all || work.manifests {
+            let rows = self.parts.store.load_site().await?;
+            dirty = self.memory.rows.keys().cloned().collect();
+            dirty.extend(rows.blades.iter().map(|row| row.serial.clone()));
+            rows
+        } else if dirty.is_empty() {
+            return Ok(dirty);
+        } else {
+            let asked: Vec<Serial> = dirty.iter().cloned().collect();
+            self.parts.store.load_blades(&asked).await?
+        };
+        timer.observe_duration();
+        for (serial, why) in &rows.unreadable {
+            error!(serial, why, "a blade's row cannot be understood; the others go on");
+        }
+        self.memory.update(&dirty, rows.blades, &self.parts.seen, &self.parts.drains);
+        Ok(dirty)
+    }
+
+    /// Takes each blade's steps in order, many blades at once.
+    async fn take_steps(&mut self, plan: &Plan) {
+        let executor = &self.executor;
+        let memory = &self.memory;
+        let now = Instant::now();
+        let ready = |serial: &Serial| self.later.get(serial).is_none_or(|(_, due)| *due <= now);
+        let mut turns = Vec::new();
+        for blade in plan.blades.iter().filter(|blade| !blade.steps.is_empty() && ready(&blade.serial)) {
+            turns.push(executor.take(memory, blade));
+        }
+        let done: Vec<_> = futures::stream::iter(turns).buffer_unordered(AT_ONCE).collect().await;
+        for (serial, result) in done {
+            match result {
+                Ok(()) => {
+                    self.later.remove(&serial);
+                    self.parts.dirty.serial(&serial);
+                }
+                Err(SiteError::Stale(_)) => self.parts.dirty.serial(&serial),
+                Err(error) => {
+                    self.fail("blade", &error);
+                    let tries = self.later.get(&serial).map_or(0, |(tries, _)| *tries).saturating_add(1);
+                    let wait = (RETRY * 2_u32.pow(tries.min(6) - 1)).min(RETRY_MOST);
+                    if tries == 1 {
+                        warn!(%serial, %error, "a step failed, it is tried again");
+                    }
+                    self.later.insert(serial, (tries, Instant::now() + wait));
+                }
+            }
+        }
+    }
+}

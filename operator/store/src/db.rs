@@ -1,0 +1,240 @@
+//! The connection to the database: opening it, transactions, time limits.
+
+use std::future::Future;
+use std::time::Duration;
+
+use sqlx::AnyConnection;
+use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
+use sqlx::{Any, AnyPool, ConnectOptions, Connection, Transaction};
+
+use crate::error::StoreError;
+use crate::schema;
+use crate::sql::{col, sql};
+
+/// Which database it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    Sqlite,
+    Postgres,
+}
+
+/// How a database is opened. The defaults are for production.
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    /// How long a statement waits for another writer's lock.
+    pub busy: Duration,
+    /// How long one call of the store may take in all; beyond it, the database counts as away.
+    pub limit: Duration,
+    /// SQLite: pages of 4 KiB that the file may have; a bound below the disk's size keeps room for everything else.
+    pub max_pages: Option<u32>,
+    /// Stop at this version of the schema; for tests of migrations.
+    pub schema: i64,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        StoreOptions {
+            busy: Duration::from_secs(5),
+            // Longer than `busy`, shorter than what Kubernetes waits before it calls a probe failed three times over.
+            limit: Duration::from_secs(30),
+            max_pages: None,
+            schema: schema::VERSION,
+        }
+    }
+}
+
+/// Readers of an SQLite file beside its one writer; connections to PostgreSQL in all.
+const READERS: u32 = 4;
+const POSTGRES_CONNECTIONS: u32 = 8;
+
+/// The site's books. Cheap to clone; all clones share the connections.
+#[derive(Debug, Clone)]
+pub struct Store {
+    pub(crate) backend: Backend,
+    /// SQLite: one connection, so that writers queue here and not inside SQLite, where the luckiest goes first.
+    writer: AnyPool,
+    reader: AnyPool,
+    limit: Duration,
+}
+
+impl Store {
+    /// Opens `sqlite:PATH?mode=rwc` or `postgres://USER@HOST/DATABASE` and brings its schema up to date.
+    ///
+    /// # Errors
+    /// Category `schema` for a database that is newer than this program, `away` if there is none.
+    pub async fn open(url: &str) -> Result<Self, StoreError> {
+        Self::open_with(url, &StoreOptions::default()).await
+    }
+
+    /// [`Store::open`] with other settings.
+    pub async fn open_with(url: &str, options: &StoreOptions) -> Result<Self, StoreError> {
+        let store = Self::connect(url, options).await?;
+        let mut db = store.writer.begin_with(store.begin_write()).await?;
+        let version = schema::current(&mut db, store.backend).await?;
+        if version < options.schema {
+            schema::migrate(&mut db, store.backend, options.schema).await?;
+            db.commit().await?;
+        }
+        Ok(store)
+    }
+
+    /// Opens the database and touches nothing in it.
+    pub(crate) async fn connect(url: &str, options: &StoreOptions) -> Result<Self, StoreError> {
+        sqlx::any::install_default_drivers();
+        let backend = match url.split_once(':') {
+            Some(("sqlite", path)) if path.contains(":memory:") || path.contains("mode=memory") => {
+                return Err(StoreError::Url("a database in memory forgets everything; name a file".into()));
+            }
+            Some(("sqlite", _)) => Backend::Sqlite,
+            Some(("postgres" | "postgresql", _)) => Backend::Postgres,
+            _ => {
+                return Err(StoreError::Url("neither sqlite:PATH nor postgres://HOST/DATABASE".into()));
+            }
+        };
+        // Batches are statements of many kilobytes: no use in a log.
+        let connect: AnyConnectOptions = url.parse::<AnyConnectOptions>()?.disable_statement_logging();
+        let (busy, max_pages) = (options.busy.as_millis(), options.max_pages);
+        // A pool would try until its time is up, and then say no more than that.
+        let mut first = AnyConnection::connect_with(&connect).await?;
+        set_up(&mut first, backend, busy, max_pages).await?;
+        first.close().await?;
+        let pool = |connections: u32| {
+            AnyPoolOptions::new()
+                .max_connections(connections)
+                .acquire_timeout(options.busy + Duration::from_secs(5))
+                // A round trip per call; a file does not go away.
+                .test_before_acquire(backend == Backend::Postgres)
+                .after_connect(move |db, _| Box::pin(set_up(db, backend, busy, max_pages)))
+        };
+        let (writer, reader) = match backend {
+            Backend::Sqlite => {
+                let writer = pool(1).connect_with(connect.clone()).await?;
+                (writer, pool(READERS).connect_lazy_with(connect))
+            }
+            Backend::Postgres => {
+                let both = pool(POSTGRES_CONNECTIONS).connect_with(connect).await?;
+                (both.clone(), both)
+            }
+        };
+        Ok(Store { backend, writer, reader, limit: options.limit })
+    }
+
+    fn begin_write(&self) -> &'static str {
+        match self.backend {
+            // Takes the lock at once: a read that later becomes a write cannot wait, it fails.
+            Backend::Sqlite => "BEGIN IMMEDIATE",
+            Backend::Postgres => "BEGIN",
+        }
+    }
+
+    /// A transaction that writes. Dropped without `commit`, it changes nothing.
+    pub(crate) async fn write(&self) -> Result<Transaction<'static, Any>, StoreError> {
+        match self.writer.begin_with(self.begin_write()).await {
+            Err(error @ sqlx::Error::PoolTimedOut) if self.backend == Backend::Sqlite => {
+                Err(StoreError::Locked(error))
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// A transaction that sees one moment.
+    pub(crate) async fn read(&self) -> Result<Transaction<'static, Any>, StoreError> {
+        let begin = match self.backend {
+            Backend::Sqlite => "BEGIN",
+            Backend::Postgres => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+        };
+        Ok(self.reader.begin_with(begin).await?)
+    }
+
+    /// Bounds one call in time. PostgreSQL behind a cut network says nothing at all.
+    pub(crate) async fn within<T>(
+        &self,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        match tokio::time::timeout(self.limit, call).await {
+            Ok(answer) => answer,
+            Err(_) => Err(StoreError::Slow { seconds: self.limit.as_secs() }),
+        }
+    }
+
+    /// Locks the rows that a statement reads, where the database has other writers than this one; not against those who
+    /// only refer to them.
+    pub(crate) fn for_update(&self) -> &'static str {
+        match self.backend {
+            Backend::Sqlite => "",
+            Backend::Postgres => " FOR NO KEY UPDATE",
+        }
+    }
+
+    /// Which database it is.
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    /// Asks the database for a sign of life, through the connection that writes.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.within(async {
+            let mut db = self.writer.acquire().await?;
+            sql("SELECT 1").all(&mut db).await?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// The version of the database's schema.
+    pub async fn schema_version(&self) -> Result<i64, StoreError> {
+        self.within(async {
+            let mut db = self.read().await?;
+            schema::current(&mut db, self.backend).await
+        })
+        .await
+    }
+
+    /// Bytes that the database takes.
+    pub async fn size_bytes(&self) -> Result<i64, StoreError> {
+        self.within(async {
+            let mut db = self.read().await?;
+            let text = match self.backend {
+                Backend::Sqlite => {
+                    "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"
+                }
+                Backend::Postgres => "SELECT pg_database_size(current_database())",
+            };
+            col(&sql(text).one(&mut db).await?, 0)
+        })
+        .await
+    }
+
+    /// Ends all connections; what was committed is safe without it.
+    pub async fn close(&self) {
+        self.reader.close().await;
+        self.writer.close().await;
+    }
+}
+
+async fn set_up(
+    db: &mut AnyConnection,
+    backend: Backend,
+    busy_ms: u128,
+    max_pages: Option<u32>,
+) -> Result<(), sqlx::Error> {
+    let text = match backend {
+        // WAL with NORMAL: a crash of the machine may lose the last commits, never the consistency; agents send again
+        // what was not acknowledged.
+        Backend::Sqlite => {
+            let mut text = format!(
+                "PRAGMA busy_timeout = {busy_ms}; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; \
+                 PRAGMA foreign_keys = ON; PRAGMA temp_store = MEMORY;"
+            );
+            if let Some(pages) = max_pages {
+                text.push_str(&format!(" PRAGMA max_page_count = {pages};"));
+            }
+            text
+        }
+        Backend::Postgres => {
+            format!("SET lock_timeout = {busy_ms}; SET idle_in_transaction_session_timeout = 60000")
+        }
+    };
+    sqlx::raw_sql(sqlx::AssertSqlSafe(text)).execute(db).await?;
+    Ok(())
+}

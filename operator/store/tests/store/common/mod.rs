@@ -1,0 +1,201 @@
+//! What the store's tests share: databases of both kinds, and a small site.
+
+pub mod postgres;
+
+use tempfile::TempDir;
+use whetstone_model::action::{Action, Severity};
+use whetstone_model::device::DeviceId;
+use whetstone_model::evidence::{Finding, Reading};
+use whetstone_model::ids::{BladeName, RackName, RunId, Serial, TrancheName};
+use whetstone_model::lifecycle::{Phase, PrepareStep, QuarantineReason};
+use whetstone_model::unit::Unit;
+use whetstone_model::verdict::Outcome;
+use whetstone_model::wire::{Item, ItemBody};
+use whetstone_store::{Backend, BladeRow, ExpectedBlade, NewRun, NewTransition, RunResultRow, Store};
+
+/// A database of one test.
+pub struct Db {
+    pub url: String,
+    pub dir: TempDir,
+}
+
+impl Db {
+    pub async fn new(backend: Backend) -> Db {
+        let dir = tempfile::tempdir().unwrap();
+        let url = match backend {
+            Backend::Sqlite => format!("sqlite:{}?mode=rwc", dir.path().join("store.db").display()),
+            Backend::Postgres => postgres::database().await,
+        };
+        Db { url, dir }
+    }
+
+    pub async fn store(&self) -> Store {
+        Store::open(&self.url).await.unwrap()
+    }
+}
+
+/// A connection past the store.
+pub async fn raw(url: &str) -> sqlx::AnyPool {
+    sqlx::any::install_default_drivers();
+    sqlx::any::AnyPoolOptions::new().max_connections(2).connect(url).await.unwrap()
+}
+
+pub async fn execute(pool: &sqlx::AnyPool, text: &str) -> Result<u64, sqlx::Error> {
+    let done = sqlx::raw_sql(sqlx::AssertSqlSafe(text.to_owned())).execute(pool).await?;
+    Ok(done.rows_affected())
+}
+
+pub async fn number(pool: &sqlx::AnyPool, text: &str) -> i64 {
+    sqlx::query_scalar(sqlx::AssertSqlSafe(text.to_owned())).fetch_one(pool).await.unwrap()
+}
+
+/// The same test on both databases: `both!(function, …)` for `async fn function(db: Db)`.
+macro_rules! both {
+    ($($test:ident),* $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                super::$test($crate::common::Db::new(whetstone_store::Backend::Sqlite).await).await
+            })*
+        }
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                super::$test($crate::common::Db::new(whetstone_store::Backend::Postgres).await).await
+            })*
+        }
+    };
+}
+
+pub fn serial(number: usize) -> Serial {
+    Serial::new(format!("SN{number:05}")).unwrap()
+}
+
+pub fn expected(number: usize) -> ExpectedBlade {
+    ExpectedBlade {
+        serial: serial(number),
+        name: BladeName::new(format!("b-{number:05}")).unwrap(),
+        tranche: Some(TrancheName::new("t-07").unwrap()),
+        rack: Some(RackName::new(format!("r-{:02}", number / 8)).unwrap()),
+        domain: None,
+        sku: Some("hgx-h100".into()),
+    }
+}
+
+/// Enters blades 0 to `count`.
+pub async fn enter(store: &Store, count: usize) {
+    let blades: Vec<_> = (0..count).map(expected).collect();
+    store.upsert_expected(&blades, 1_000).await.unwrap();
+}
+
+pub async fn blade(store: &Store, number: usize) -> BladeRow {
+    store.load_blades(&[serial(number)]).await.unwrap().blades.pop().unwrap()
+}
+
+pub fn step(serial: &Serial, expect_sequence: i64, to: Phase, at_ms: i64) -> NewTransition {
+    NewTransition {
+        serial: serial.clone(),
+        expect_sequence,
+        to,
+        why: "test".into(),
+        run: None,
+        case: None,
+        at_ms,
+    }
+}
+
+/// Moves a blade on from wherever it is.
+pub async fn go(store: &Store, number: usize, to: Phase, at_ms: i64) -> i64 {
+    let sequence = blade(store, number).await.sequence;
+    store.transition(&[step(&serial(number), sequence, to, at_ms)]).await.unwrap().pop().unwrap().unwrap()
+}
+
+pub fn quarantined() -> Phase {
+    Phase::Quarantined { reason: QuarantineReason::Fault }
+}
+
+pub fn preparing() -> Phase {
+    Phase::Preparing { step: PrepareStep::Identity }
+}
+
+pub fn new_run() -> NewRun {
+    NewRun {
+        suite_name: "quick".into(),
+        suite_text: "name = \"quick\"\n".into(),
+        budget_ms: 60_000,
+        why: "first burn-in".into(),
+        // Above what a signed number holds.
+        seed: u64::MAX - 1,
+        sku: Some("hgx-h100".into()),
+    }
+}
+
+/// Takes an expected blade to its first run.
+pub async fn to_run(store: &Store, number: usize, at_ms: i64) -> RunId {
+    go(store, number, Phase::Discovered, at_ms).await;
+    run_again(store, number, at_ms).await
+}
+
+pub async fn run_again(store: &Store, number: usize, at_ms: i64) -> RunId {
+    let sequence = blade(store, number).await.sequence;
+    store.start_run(&serial(number), sequence, &new_run(), at_ms).await.unwrap().unwrap().0
+}
+
+pub fn result(number: usize, run: RunId, outcome: Outcome) -> RunResultRow {
+    RunResultRow {
+        run,
+        serial: serial(number),
+        report_json: format!("{{\"run\":{run}}}").into_bytes(),
+        samples_jsonl: format!("{{\"blade\":\"{number}\"}}\n").into_bytes(),
+        manifest_json: "{}".into(),
+        signature: "s".into(),
+        outcome,
+        code: if outcome == Outcome::Pass { "ok".into() } else { "sdc".into() },
+        why: "gpu5 sdc: wrong bits on SM 41".into(),
+        action: Action::Replace,
+        evidence: vec![1, 8812],
+        signer: "ab".repeat(32),
+        sha256: format!("{run}-{outcome}"),
+    }
+}
+
+pub fn finding(code: &str, device: &str, severity: Severity) -> Finding {
+    Finding {
+        code: code.into(),
+        device: (!device.is_empty()).then(|| DeviceId::new(device).unwrap()),
+        severity,
+        action: Action::ResetGpu,
+        detail: format!("{code} on {device}"),
+        reading: None,
+    }
+}
+
+pub fn appeared(code: &str, device: &str) -> ItemBody {
+    ItemBody::Appeared { finding: finding(code, device, Severity::Fault) }
+}
+
+pub fn cleared(code: &str, device: &str) -> ItemBody {
+    ItemBody::Cleared { finding: finding(code, device, Severity::Fault) }
+}
+
+pub fn kernel(code: &str, device: &str) -> ItemBody {
+    ItemBody::Kernel { finding: finding(code, device, Severity::Fault), line: "NVRM: Xid".into() }
+}
+
+pub fn reading(value: f64) -> ItemBody {
+    let device = Some(DeviceId::new("GPU-1").unwrap());
+    ItemBody::Reading { device, reading: Reading::new("gpu.temperature", value, Unit::Celsius) }
+}
+
+pub fn item(seq: u64, body: ItemBody) -> Item {
+    // A blade whose clock runs backwards: nothing may depend on it.
+    Item { seq, at_ms: 1_000_000 - seq.min(1_000_000).cast_signed(), body }
+}
+
+/// Codes and devices of the faults that stand.
+pub async fn standing(store: &Store, number: usize) -> Vec<(String, Option<String>)> {
+    let mut faults: Vec<_> =
+        blade(store, number).await.faults.into_iter().map(|fault| (fault.code, fault.device)).collect();
+    faults.sort();
+    faults
+}

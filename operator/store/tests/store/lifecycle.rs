@@ -1,0 +1,439 @@
+//! Blades, phases, runs and results, on both databases.
+
+use crate::common::*;
+use whetstone_model::action::Action;
+use whetstone_model::ids::{BladeName, RackName, RunId, TrancheName};
+use whetstone_model::lifecycle::{Owner, Phase, PhaseName, Rung};
+use whetstone_model::verdict::Outcome;
+use whetstone_model::wire::{Order, RunProgress};
+use whetstone_store::{CohortRow, NewCase, ResultStored, RunEndState, RunState, Stale, UpsertOutcome};
+
+both!(
+    a_manifest_is_entered_once,
+    names_are_unique_among_blades_on_the_site,
+    history_follows_a_blade_through_renames_moves_and_repairs,
+    a_stale_writer_loses_and_stops_nobody,
+    an_illegal_step_is_not_written,
+    proof_and_doubt_keep_their_order,
+    a_run_is_made_with_its_transition_or_not_at_all,
+    an_order_stands_until_it_is_taken_up,
+    progress_counts_for_ones_own_run_alone,
+    a_verdict_is_stored_exactly_once,
+    tries_without_a_result_are_counted,
+    a_case_is_opened_once_and_closed_once,
+    a_row_that_cannot_be_read_holds_up_nobody,
+    a_wish_is_acted_on_once,
+    the_schema_itself_refuses_what_may_not_be,
+);
+
+async fn a_manifest_is_entered_once(db: Db) {
+    let store = db.store().await;
+    let mut blades: Vec<_> = (0..1_203).map(expected).collect();
+    let outcomes = store.upsert_expected(&blades, 5).await.unwrap();
+    assert!(outcomes.iter().all(|outcome| *outcome == UpsertOutcome::New));
+    let row = blade(&store, 7).await;
+    assert_eq!((row.phase, row.sequence, row.since_ms), (Phase::Expected, 1, 5));
+    assert_eq!(row.why, "on the manifest of t-07");
+
+    let outcomes = store.upsert_expected(&blades, 6).await.unwrap();
+    assert!(outcomes.iter().all(|outcome| *outcome == UpsertOutcome::Same));
+    assert_eq!(store.load_site().await.unwrap().blades.len(), 1_203);
+
+    // One that another tranche has, one twice, one moved, one new.
+    let t8 = Some(TrancheName::new("t-08").unwrap());
+    blades.truncate(2);
+    blades[0].tranche = t8.clone();
+    blades[1].rack = Some(RackName::new("r-99").unwrap());
+    blades.push(blades[1].clone());
+    blades.push(expected(5_000));
+    let outcomes = store.upsert_expected(&blades, 7).await.unwrap();
+    let t7 = Some(TrancheName::new("t-07").unwrap());
+    assert_eq!(
+        outcomes,
+        [
+            UpsertOutcome::Duplicate { tranche: t7.clone() },
+            UpsertOutcome::Updated,
+            UpsertOutcome::Duplicate { tranche: t7.clone() },
+            UpsertOutcome::New
+        ]
+    );
+    assert_eq!(blade(&store, 0).await.tranche, t7);
+    assert_eq!(blade(&store, 1).await.rack.unwrap().as_str(), "r-99");
+
+    // A retired blade may come back with another delivery.
+    go(&store, 0, Phase::Retired, 8).await;
+    assert_eq!(store.upsert_expected(&blades[..1], 9).await.unwrap(), [UpsertOutcome::Updated]);
+    assert_eq!(blade(&store, 0).await.tranche, t8);
+}
+
+async fn names_are_unique_among_blades_on_the_site(db: Db) {
+    let store = db.store().await;
+    enter(&store, 3).await;
+    let mut other = expected(9);
+    other.name = expected(1).name;
+    let taken = UpsertOutcome::NameTaken { by: serial(1) };
+    assert_eq!(store.upsert_expected(&[other.clone()], 2).await.unwrap(), [taken]);
+    // Two new ones in one list.
+    let (mut a, mut b) = (expected(20), expected(21));
+    a.name = BladeName::new("same").unwrap();
+    b.name = a.name.clone();
+    let outcomes = store.upsert_expected(&[a, b], 2).await.unwrap();
+    assert_eq!(outcomes, [UpsertOutcome::New, UpsertOutcome::NameTaken { by: serial(20) }]);
+    // Two that change names with each other.
+    let (mut a, mut b) = (expected(0), expected(2));
+    std::mem::swap(&mut a.name, &mut b.name);
+    let outcomes = store.upsert_expected(&[a, b], 3).await.unwrap();
+    assert_eq!(outcomes, [UpsertOutcome::Updated, UpsertOutcome::Updated]);
+    assert_eq!(store.resolve("b-00000").await.unwrap(), Some(serial(2)));
+    // The name of a retired one is free.
+    go(&store, 1, Phase::Retired, 4).await;
+    assert_eq!(store.upsert_expected(&[other], 5).await.unwrap(), [UpsertOutcome::New]);
+    assert_eq!(store.resolve("b-00001").await.unwrap(), Some(serial(9)));
+}
+
+async fn history_follows_a_blade_through_renames_moves_and_repairs(db: Db) {
+    let store = db.store().await;
+    enter(&store, 2).await;
+    let first = to_run(&store, 0, 10).await;
+    store.store_result(result(0, first, Outcome::Fail), 20).await.unwrap();
+    go(&store, 0, quarantined(), 21).await;
+    let case = NewCase {
+        serial: serial(0),
+        code: "sdc".into(),
+        device: Some("GPU-5".into()),
+        reason: "burn-in".into(),
+        detail: "wrong bits".into(),
+        action: Action::Replace,
+        at_ms: 21,
+    };
+    let case = store.open_case(&case).await.unwrap();
+    let mut moved = expected(0);
+    moved.name = BladeName::new("spare-1").unwrap();
+    moved.rack = Some(RackName::new("bench").unwrap());
+    store.upsert_expected(&[moved], 22).await.unwrap();
+    go(&store, 0, Phase::Repairing { rung: Rung::Replace }, 23).await;
+    let second = run_again(&store, 0, 24).await;
+    store.store_result(result(0, second, Outcome::Pass), 30).await.unwrap();
+    go(&store, 0, Phase::Ready, 31).await;
+    store.close_case(case, "passed run", 31).await.unwrap();
+
+    for by in ["SN00000", "spare-1", "b-00000"] {
+        let history = store.history(by).await.unwrap().unwrap();
+        assert_eq!(history.serial, serial(0), "{by}");
+        let places: Vec<_> =
+            history.places.iter().map(|place| (place.name.as_str(), place.from_ms)).collect();
+        assert_eq!(places, [("b-00000", 1_000), ("spare-1", 22)]);
+        let phases: Vec<_> = history.transitions.iter().map(|step| step.to.name().as_str()).collect();
+        assert_eq!(
+            phases,
+            ["Expected", "Discovered", "BurningIn", "Quarantined", "Repairing", "BurningIn", "Ready"]
+        );
+        for pair in history.transitions.windows(2) {
+            assert_eq!(pair[1].from.as_ref(), Some(&pair[0].to));
+            assert_eq!(pair[1].sequence, pair[0].sequence + 1);
+        }
+        assert_eq!(history.transitions[5].run, Some(second));
+        let verdicts: Vec<_> =
+            history.verdicts.iter().map(|verdict| (verdict.run, verdict.outcome)).collect();
+        assert_eq!(verdicts, [(first, Outcome::Fail), (second, Outcome::Pass)]);
+        assert_eq!(history.verdicts[0].evidence, [1, 8812]);
+        assert_eq!(history.runs.len(), 2);
+        assert_eq!(history.cases[0].closed_ms, Some(31));
+    }
+    assert_eq!(store.history("nobody").await.unwrap(), None);
+}
+
+async fn a_stale_writer_loses_and_stops_nobody(db: Db) {
+    let store = db.store().await;
+    enter(&store, 3).await;
+    let steps = [
+        step(&serial(0), 1, Phase::Discovered, 2),
+        step(&serial(1), 7, Phase::Discovered, 2),
+        step(&serial(77), 1, Phase::Discovered, 2),
+        step(&serial(2), 1, Phase::Discovered, 2),
+        // On from the step before in the same batch.
+        step(&serial(2), 2, preparing(), 3),
+    ];
+    let answers = store.transition(&steps).await.unwrap();
+    assert_eq!(answers, [Ok(2), Err(Stale::Moved { sequence: 1 }), Err(Stale::NoSuchBlade), Ok(2), Ok(3)]);
+    assert_eq!(blade(&store, 1).await.phase, Phase::Expected);
+    let row = blade(&store, 2).await;
+    assert_eq!((row.phase, row.sequence, row.since_ms), (preparing(), 3, 3));
+    assert_eq!(store.history("SN00002").await.unwrap().unwrap().transitions.len(), 3);
+}
+
+async fn an_illegal_step_is_not_written(db: Db) {
+    let store = db.store().await;
+    enter(&store, 1).await;
+    let owner = Owner::Kubernetes("k".into());
+    for to in [Phase::Ready, Phase::InService { owner }, quarantined()] {
+        let name = to.name();
+        let answers = store.transition(&[step(&serial(0), 1, to, 2)]).await.unwrap();
+        assert_eq!(answers, [Err(Stale::Illegal { from: PhaseName::Expected, to: name })]);
+    }
+    assert_eq!(blade(&store, 0).await.sequence, 1);
+    let answer = store.start_run(&serial(0), 1, &new_run(), 3).await.unwrap();
+    assert_eq!(answer, Err(Stale::Illegal { from: PhaseName::Expected, to: PhaseName::BurningIn }));
+    assert_eq!(blade(&store, 0).await.run, None);
+}
+
+async fn proof_and_doubt_keep_their_order(db: Db) {
+    let store = db.store().await;
+    enter(&store, 1).await;
+    to_run(&store, 0, 100).await;
+    go(&store, 0, Phase::Ready, 200).await;
+    let row = blade(&store, 0).await;
+    assert_eq!((row.passed_ms, row.doubted_ms), (Some(200), None));
+    // The next leader's clock is behind: the fault is still after the pass, and the next pass after the fault.
+    go(&store, 0, quarantined(), 150).await;
+    assert_eq!(blade(&store, 0).await.doubted_ms, Some(200));
+    let run = store.load_site().await.unwrap().blades[0].run.clone().unwrap().run;
+    store.end_run(run, &RunEndState::Cancelled { why: "over".into() }, 151).await.unwrap();
+    run_again(&store, 0, 152).await;
+    go(&store, 0, Phase::Ready, 160).await;
+    let row = blade(&store, 0).await;
+    assert_eq!((row.passed_ms, row.doubted_ms), (Some(201), Some(200)));
+    go(&store, 0, quarantined(), 300).await;
+    go(&store, 0, Phase::Repairing { rung: Rung::Reboot }, 400).await;
+    assert_eq!(blade(&store, 0).await.doubted_ms, Some(400));
+}
+
+async fn a_run_is_made_with_its_transition_or_not_at_all(db: Db) {
+    let store = db.store().await;
+    enter(&store, 3).await;
+    for number in 0..3 {
+        go(&store, number, Phase::Discovered, 2).await;
+    }
+    let run = |sequence| (serial(0), sequence, new_run());
+    let stale = store.start_runs(&[run(1)], 3).await.unwrap();
+    assert_eq!(stale, [Err(Stale::Moved { sequence: 2 })]);
+    assert_eq!(store.counts().await.unwrap()[2], ("runs", 0));
+
+    let answers = store
+        .start_runs(&[run(2), run(3), (serial(9), 1, new_run()), (serial(1), 2, new_run())], 3)
+        .await
+        .unwrap();
+    let (first, sequence) = answers[0].clone().unwrap();
+    assert_eq!(sequence, 3);
+    assert_eq!(answers[1], Err(Stale::ActiveRun { run: first }));
+    assert_eq!(answers[2], Err(Stale::NoSuchBlade));
+    let (second, _) = answers[3].clone().unwrap();
+    assert!(second > first);
+    let row = blade(&store, 0).await;
+    assert_eq!(row.phase, Phase::BurningIn { run: first });
+    let made = row.run.unwrap();
+    assert_eq!((made.run, made.state, made.suite.as_str()), (first, RunState::Ordered, "quick"));
+    assert_eq!((made.created_ms, made.budget_ms, made.started_ms), (3, 60_000, None));
+    assert_eq!(row.why, "first burn-in");
+}
+
+async fn an_order_stands_until_it_is_taken_up(db: Db) {
+    let store = db.store().await;
+    enter(&store, 2).await;
+    assert_eq!(store.current_order(&serial(0), None).await.unwrap(), None);
+    assert_eq!(store.run_terms(RunId(1)).await.unwrap(), None);
+    let run = to_run(&store, 0, 10).await;
+    let terms = store.run_terms(run).await.unwrap().unwrap();
+    assert_eq!((terms.serial, terms.seed, terms.active), (serial(0), u64::MAX - 1, true));
+    assert_eq!(terms.suite_text, new_run().suite_text);
+    for _ in 0..2 {
+        let Some(Order::BurnIn(order)) = store.current_order(&serial(0), None).await.unwrap() else {
+            panic!("no order")
+        };
+        assert_eq!((order.run, order.seed, order.blade.as_str()), (run, u64::MAX - 1, "b-00000"));
+        assert_eq!(order.suite, new_run().suite_text);
+        assert_eq!(order.sku, Some("hgx-h100".into()));
+    }
+    assert_eq!(store.current_order(&serial(0), Some(run)).await.unwrap(), None);
+    store.run_progress(&[(serial(0), progress(run, 0.0))], 11).await.unwrap();
+    assert_eq!(store.current_order(&serial(0), None).await.unwrap(), None);
+    // A run that we do not know, or do not want any more.
+    let cancel = |run| Some(Order::CancelRun { run });
+    assert_eq!(store.current_order(&serial(0), Some(RunId(999))).await.unwrap(), cancel(RunId(999)));
+    assert!(store.end_run(run, &RunEndState::Cancelled { why: "w".into() }, 12).await.unwrap());
+    assert!(!store.end_run(run, &RunEndState::Lost { why: "w".into() }, 13).await.unwrap());
+    assert!(!store.run_terms(run).await.unwrap().unwrap().active);
+    let orders = store
+        .current_orders(&[(serial(0), Some(run)), (serial(1), Some(run)), (serial(1), None)])
+        .await
+        .unwrap();
+    assert_eq!(orders, [cancel(run), cancel(run), None]);
+    assert_eq!(blade(&store, 0).await.run.unwrap().state, RunState::Cancelled { why: "w".into() });
+}
+
+fn progress(run: RunId, done: f64) -> RunProgress {
+    RunProgress { run, test: "gemm-bf16".into(), number: 3, of: 9, done, doing: String::new() }
+}
+
+async fn progress_counts_for_ones_own_run_alone(db: Db) {
+    let store = db.store().await;
+    enter(&store, 2).await;
+    let run = to_run(&store, 0, 10).await;
+    store.run_progress(&[(serial(1), progress(run, 0.5))], 20).await.unwrap();
+    assert_eq!(blade(&store, 0).await.run.unwrap().state, RunState::Ordered);
+    let heard = [(serial(0), progress(run, 0.1)), (serial(0), progress(run, 0.41))];
+    store.run_progress(&heard, 30).await.unwrap();
+    store.run_progress(&[(serial(0), progress(run, f64::NAN))], 40).await.unwrap();
+    let row = blade(&store, 0).await.run.unwrap();
+    assert_eq!((row.state, row.started_ms, row.heard_ms), (RunState::Running, Some(30), Some(40)));
+    assert_eq!(row.progress, "gemm-bf16 3/9 0 %");
+    store.end_run(run, &RunEndState::Lost { why: "silent".into() }, 50).await.unwrap();
+    store.run_progress(&[(serial(0), progress(run, 0.9))], 60).await.unwrap();
+    let row = blade(&store, 0).await.run.unwrap();
+    assert_eq!((row.state, row.heard_ms), (RunState::Lost { why: "silent".into() }, Some(40)));
+}
+
+async fn a_verdict_is_stored_exactly_once(db: Db) {
+    let store = db.store().await;
+    enter(&store, 3).await;
+    let run = to_run(&store, 0, 10).await;
+    let fail = result(0, run, Outcome::Fail);
+    let mut foreign = fail.clone();
+    foreign.serial = serial(1);
+    assert_eq!(store.store_result(foreign, 11).await.unwrap(), ResultStored::NoSuchRun);
+    // The same upload from two connections at once.
+    let (a, b) = (store.clone(), db.store().await);
+    let (one, other) = tokio::join!(a.store_result(fail.clone(), 12), b.store_result(fail.clone(), 12));
+    let mut both = [one.unwrap(), other.unwrap()];
+    both.sort_by_key(|stored| format!("{stored:?}"));
+    assert_eq!(both, [ResultStored::New, ResultStored::Same]);
+    assert_eq!(store.store_result(fail.clone(), 13).await.unwrap(), ResultStored::Same);
+    let pass = result(0, run, Outcome::Pass);
+    assert_eq!(store.store_result(pass, 14).await.unwrap(), ResultStored::Different);
+
+    let row = blade(&store, 0).await.run.unwrap();
+    let finished = RunState::Finished {
+        outcome: Outcome::Fail,
+        code: "sdc".into(),
+        why: "gpu5 sdc: wrong bits on SM 41".into(),
+        action: Action::Replace,
+    };
+    assert_eq!((row.state, row.ended_ms), (finished, Some(12)));
+    let report = store.report_of(run).await.unwrap().unwrap();
+    assert_eq!((report.report_json, report.samples_jsonl), (fail.report_json, fail.samples_jsonl));
+    assert_eq!((report.serial, report.signature.as_str()), (serial(0), "s"));
+    assert_eq!(store.report_of(RunId(999)).await.unwrap(), None);
+
+    // A run that was given up: its result counts no more.
+    let late = to_run(&store, 1, 20).await;
+    store.end_run(late, &RunEndState::Lost { why: "w".into() }, 21).await.unwrap();
+    assert_eq!(store.store_result(result(1, late, Outcome::Pass), 22).await.unwrap(), ResultStored::Over);
+    assert_eq!(store.history("SN00001").await.unwrap().unwrap().verdicts, []);
+
+    let third = to_run(&store, 2, 30).await;
+    store.store_result(result(2, third, Outcome::Pass), 31).await.unwrap();
+    let samples = store.samples_of(&[third, run, RunId(999)]).await.unwrap();
+    assert_eq!(samples, [(run, b"{\"blade\":\"0\"}\n".to_vec()), (third, b"{\"blade\":\"2\"}\n".to_vec())]);
+    let judged = CohortRow { outcome: Outcome::Fail, why: "apart".into(), at_ms: 40 };
+    store.store_cohort(&[(third, judged.clone()), (late, judged.clone())]).await.unwrap();
+    assert_eq!(blade(&store, 2).await.run.unwrap().cohort, Some(judged));
+    assert_eq!(blade(&store, 1).await.run.unwrap().cohort, None);
+}
+
+async fn tries_without_a_result_are_counted(db: Db) {
+    let store = db.store().await;
+    enter(&store, 1).await;
+    let run = to_run(&store, 0, 10).await;
+    store.store_result(result(0, run, Outcome::Inconclusive), 11).await.unwrap();
+    assert_eq!(blade(&store, 0).await.inconclusive, 1);
+    let run = run_again(&store, 0, 12).await;
+    store.end_run(run, &RunEndState::Lost { why: "w".into() }, 13).await.unwrap();
+    assert_eq!(blade(&store, 0).await.inconclusive, 2);
+    let run = run_again(&store, 0, 14).await;
+    store.end_run(run, &RunEndState::Cancelled { why: "w".into() }, 15).await.unwrap();
+    assert_eq!(blade(&store, 0).await.inconclusive, 2);
+    let run = run_again(&store, 0, 16).await;
+    store.store_result(result(0, run, Outcome::Fail), 17).await.unwrap();
+    assert_eq!(blade(&store, 0).await.inconclusive, 0);
+}
+
+async fn a_case_is_opened_once_and_closed_once(db: Db) {
+    let store = db.store().await;
+    enter(&store, 1).await;
+    let mut case = NewCase {
+        serial: serial(0),
+        code: "xid-79".into(),
+        device: None,
+        reason: "fault".into(),
+        detail: "fell off the bus \0".into(),
+        action: Action::PowerCycle,
+        at_ms: 5,
+    };
+    let first = store.open_case(&case).await.unwrap();
+    case.at_ms = 6;
+    assert_eq!(store.open_case(&case).await.unwrap(), first);
+    case.device = Some("GPU-1".into());
+    let second = store.open_case(&case).await.unwrap();
+    assert!(second > first);
+    let cases = blade(&store, 0).await.cases;
+    assert_eq!(cases.len(), 2);
+    assert_eq!((cases[0].case, cases[0].opened_ms, cases[0].device.clone()), (first, 5, None));
+    assert_eq!(cases[0].detail, "fell off the bus \u{fffd}");
+    assert!(store.close_case(first, "passed", 7).await.unwrap());
+    assert!(!store.close_case(first, "again", 8).await.unwrap());
+    case.device = None;
+    assert!(store.open_case(&case).await.unwrap() > second);
+    // Many at once: one that is open, one twice, one of nobody.
+    let mut nobody = case.clone();
+    nobody.serial = serial(5);
+    let mut new = case.clone();
+    new.code = "xid-31".into();
+    let opened = store.open_cases(&[case.clone(), new.clone(), nobody, new]).await.unwrap();
+    assert_eq!((opened[0], opened[2]), (Some(store.open_case(&case).await.unwrap()), None));
+    assert!(opened[1] > opened[0] && opened[1] == opened[3], "{opened:?}");
+    case.serial = serial(5);
+    let error = store.open_case(&case).await.unwrap_err();
+    assert_eq!((error.category(), error.is_transient()), ("conflict", false));
+}
+
+async fn a_row_that_cannot_be_read_holds_up_nobody(db: Db) {
+    let store = db.store().await;
+    enter(&store, 3).await;
+    let raw = raw(&db.url).await;
+    execute(&raw, "UPDATE blades SET phase = '{\"phase\":\"Asleep\"}' WHERE serial = 'SN00001'")
+        .await
+        .unwrap();
+    let site = store.load_site().await.unwrap();
+    assert_eq!(site.blades.len(), 2);
+    assert_eq!(site.unreadable.len(), 1);
+    assert_eq!(site.unreadable[0].0, "SN00001");
+    assert!(site.unreadable[0].1.contains("Asleep"), "{:?}", site.unreadable);
+}
+
+async fn a_wish_is_acted_on_once(db: Db) {
+    let store = db.store().await;
+    enter(&store, 1).await;
+    store.set_retested(&[(serial(0), 3)]).await.unwrap();
+    store.set_retested(&[(serial(0), 2)]).await.unwrap();
+    assert_eq!(blade(&store, 0).await.retested, 3);
+}
+
+async fn the_schema_itself_refuses_what_may_not_be(db: Db) {
+    let store = db.store().await;
+    enter(&store, 1).await;
+    let run = to_run(&store, 0, 10).await;
+    store.store_report(&serial(0), "i", "s", &[item(1, appeared("a", "d"))], 11).await.unwrap().unwrap();
+    let raw = raw(&db.url).await;
+    let insert_run = "INSERT INTO runs (serial, suite, suite_text, budget_ms, why, seed, state, created_ms) \
+                      VALUES ('SN00000', 's', '', 1, '', 1, 'running', 1)";
+    let verdict =
+        format!("INSERT INTO verdicts VALUES ({run}, 'SN00000', 'pass', '', '', 'none', '[]', '', '', 1)");
+    let case = "INSERT INTO cases (serial, code, device, reason, detail, action, opened_ms) \
+                VALUES ('SN00000', 'c', '', '', '', 'none', 1)";
+    let evidence = "INSERT INTO evidence (stream, seq, at_ms, received_ms, kind, code, device) \
+                    SELECT id, 1, 1, 1, 1, '', '' FROM streams";
+    let transition = "INSERT INTO transitions (serial, sequence, to_phase, to_name, why, at_ms) \
+                      VALUES ('SN00000', 1, '{}', '', '', 1)";
+    execute(&raw, &verdict).await.unwrap();
+    execute(&raw, case).await.unwrap();
+    for text in [insert_run, &verdict, case, evidence, transition] {
+        let error = execute(&raw, text).await.unwrap_err();
+        assert!(
+            error.as_database_error().is_some_and(|error| error.is_unique_violation()),
+            "{text}: {error}"
+        );
+    }
+    let orphan = "INSERT INTO places (serial, number, name, from_ms) VALUES ('nobody', 1, 'n', 1)";
+    let error = execute(&raw, orphan).await.unwrap_err();
+    assert!(error.as_database_error().is_some_and(|error| error.is_foreign_key_violation()), "{error}");
+}

@@ -1,0 +1,12 @@
+//! The store's tests: each on SQLite and on a PostgreSQL of its own.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests; the lint exempts only the tests themselves
+
+#[macro_use]
+mod common;
+
+mod identity;
+mod intake;
+mod lifecycle;
+mod trouble;
+mod upkeep;
+mod writers;
