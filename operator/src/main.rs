@@ -97,6 +97,12 @@ struct Run {
     /// How often agents report: 500ms, 10s, 5m
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
     report_interval: Duration,
+    /// An agent that was silent for longer counts as away
+    #[arg(long, value_name = "TIME", default_value = "90s", value_parser = duration)]
+    agent_away: Duration,
+    /// A run of which nothing was heard for longer is lost, and tried again
+    #[arg(long, value_name = "TIME", default_value = "30m", value_parser = duration)]
+    run_lost: Duration,
     /// Logs as JSON, one object a line
     #[arg(long)]
     json_logs: bool,
@@ -236,6 +242,8 @@ async fn serve(args: Run) -> anyhow::Result<()> {
         namespace: args.namespace,
         identity: args.identity,
         report_interval: args.report_interval,
+        agent_away: args.agent_away,
+        run_lost: args.run_lost,
         #[cfg(debug_assertions)]
         abort_after_steps: args.abort_after_steps,
         #[cfg(not(debug_assertions))]

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info};
 use whetstone_model::ids::Serial;
+use whetstone_plan::SiteLimits;
 use whetstone_store::Store;
 
 use crate::clock::now_ms;
@@ -45,6 +46,8 @@ pub struct RunOptions {
     pub namespace: String,
     pub identity: String,
     pub report_interval: Duration,
+    pub agent_away: Duration,
+    pub run_lost: Duration,
     pub abort_after_steps: i64,
 }
 
@@ -113,7 +116,13 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> anyhow::Result
     };
     tasks.spawn(upkeep.run(stop.clone()));
 
+    let milliseconds = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
     let parts = Parts {
+        limits: SiteLimits {
+            agent_away_ms: milliseconds(options.agent_away),
+            run_lost_ms: milliseconds(options.run_lost),
+            ..SiteLimits::default()
+        },
         store: store.clone(),
         drains: Drains::new(client.clone(), dirty.clone(), tasks.clone(), stop.clone()),
         client,
@@ -124,6 +133,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> anyhow::Result
         breaker_override,
         known,
         tasks: tasks.clone(),
+        stop: stop.clone(),
         abort_after_steps: Arc::new(AtomicI64::new(options.abort_after_steps)),
     };
     let result = tokio::select! {

@@ -101,8 +101,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         if args.watch {
             return watch(&site, selector, &args).await;
         }
-        let mut params = ListParams::default();
-        params.field_selector = selector;
+        let params = ListParams { field_selector: selector, ..ListParams::default() };
         let blades: Vec<Blade> = site.list(params).await.or_exit()?;
         let rows: Vec<BladeRow> = blades.iter().map(BladeRow::from).collect();
         if args.json {

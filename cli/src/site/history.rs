@@ -244,7 +244,8 @@ mod tests {
         assert_eq!(
             lines(&history.events(), &TimeZone::UTC),
             "  1970-01-01 12:02 renamed sn3 → b-003 · 12:03 Expected → Discovered (join token t-07) · 12:04 → BurningIn run 41\n  \
-             12:10 run 41 fail: gpu5 computes wrong bits, evidence e-1 e-2 e-3 and 1 more · 12:10 → Quarantined, case 7 · 12:10 case 7 opened: gemm-wrong-bits gpu5\n  \
+             12:10 run 41 fail: gpu5 computes wrong bits, evidence e-1 e-2 e-3 and 1 more · 12:10 → Quarantined, case 7\n  \
+             12:10 case 7 opened: gemm-wrong-bits gpu5\n  \
              1970-01-02 00:00 run 40 ended: agent away\n"
         );
     }

@@ -1,5 +1,7 @@
 //! `Blade`: one tray or server.
 
+#![allow(clippy::duplicated_attributes, reason = "several derives and columns are what the macro takes")]
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};

@@ -1,5 +1,7 @@
 //! `Tranche`: blades that are delivered, stabilised and accepted together.
 
+#![allow(clippy::duplicated_attributes, reason = "several derives and columns are what the macro takes")]
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};

@@ -106,7 +106,8 @@ fn returns(report: &AcceptanceReport) -> Markup {
                 p {
                     @if let Some(device) = &line.device { b { (device) } " " }
                     @if let Some(serial) = &line.device_serial { "(serial " code { (serial) } ") " }
-                    b { (line.code) } ": " (line.why)
+                    // Most verdicts name device and code themselves.
+                    @if line.why.contains(&line.code) { (line.why) } @else { b { (line.code) } ": " (line.why) }
                 }
                 p { "Next: " (line.action.next_step()) }
                 @if !line.findings.is_empty() {

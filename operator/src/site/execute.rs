@@ -101,6 +101,8 @@ impl Executor {
                 };
                 if self.node(node, &wanted, "withhold").await?
                     && taint == QuarantineReason::Fault.as_str()
+                    // Once for each blade: that its note names a case later is another write.
+                    && blade.node.as_ref().is_none_or(|node| node.our_taint.is_none())
                     && let Some(first) = blade.faults.iter().map(|fault| fault.since_ms).min()
                 {
                     let seconds = Duration::from_millis(u64::try_from(now_ms() - first).unwrap_or(0));

@@ -23,7 +23,7 @@ use kube::Client;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 use whetstone_model::ids::Serial;
 use whetstone_plan::{Plan, SiteLimits};
 use whetstone_store::{Store, StoreError};
@@ -50,6 +50,7 @@ const RETRY_MOST: Duration = Duration::from_secs(60);
 /// What a turn of the loop needs. All of it is shared with other parts of the operator.
 #[derive(Clone)]
 pub struct Parts {
+    pub limits: SiteLimits,
     pub store: Store,
     pub client: Client,
     pub seen: Seen,
@@ -61,6 +62,7 @@ pub struct Parts {
     pub breaker_override: watch::Receiver<bool>,
     pub known: Arc<Known>,
     pub tasks: TaskTracker,
+    pub stop: CancellationToken,
     /// Ends the process after so many steps: tests kill the operator at every one. 0 = never.
     pub abort_after_steps: Arc<AtomicI64>,
 }
@@ -115,7 +117,7 @@ pub struct Site {
 impl Site {
     /// Reads the site from the store. The watches have to be ready.
     pub async fn load(parts: Parts) -> Result<Site, SiteError> {
-        let limits = SiteLimits { listening_since_ms: now_ms(), ..SiteLimits::default() };
+        let limits = SiteLimits { listening_since_ms: now_ms(), ..parts.limits.clone() };
         let memory = Memory::new(limits);
         let executor = Executor::new(parts.clone());
         let projector = project::Projector::start(parts.clone());
@@ -203,6 +205,14 @@ impl Site {
         } else {
             self.memory.planner.plan_some(&self.memory.site, &dirty, now)
         };
+        for b in &plan.blades {
+            debug!(
+                "XX {:?} {:?} {:?}",
+                b,
+                self.memory.site.blades.get(&b.serial).map(|v| &v.intent),
+                work.all
+            );
+        }
         self.take_steps(&plan).await;
         judge::start(&parts, &self.memory, &plan);
         parts.known.decided(&self.memory, &plan);
@@ -260,7 +270,10 @@ impl Site {
                     self.later.remove(&serial);
                     self.parts.dirty.serial(&serial);
                 }
-                Err(SiteError::Stale(_)) => self.parts.dirty.serial(&serial),
+                Err(SiteError::Stale(why)) => {
+                    debug!(%serial, %why, "moved meanwhile, it is looked at again");
+                    self.parts.dirty.serial(&serial);
+                }
                 Err(error) => {
                     self.fail("blade", &error);
                     let tries = self.later.get(&serial).map_or(0, |(tries, _)| *tries).saturating_add(1);

@@ -254,10 +254,17 @@ impl Writer {
         loop {
             let (due, next) = self.take();
             if due.is_empty() {
-                let woken = self.shared.wake.notified();
-                match next {
-                    Some(at) => drop(tokio::time::timeout_at(at.into(), woken).await),
-                    None => woken.await,
+                let pause = async {
+                    match next {
+                        Some(at) => tokio::time::sleep_until(at.into()).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    // What is not written is known to the store: the next leader says it.
+                    () = self.parts.stop.cancelled() => return,
+                    () = self.shared.wake.notified() => {}
+                    () = pause => {}
                 }
                 continue;
             }

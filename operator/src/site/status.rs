@@ -49,7 +49,8 @@ pub fn blade(
         matches!(row.phase.name(), PhaseName::Quarantined | PhaseName::Repairing | PhaseName::Retired);
     let reason = match (&wait, quarantined) {
         (_, true) => line(&row.why),
-        (Some(wait), false) => wait.message.clone(),
+        // The column says it already.
+        (Some(wait), false) => wait.message.strip_prefix("Waits for: ").unwrap_or(&wait.message).to_owned(),
         (None, false) => String::new(),
     };
     let owner = row.phase.owner();

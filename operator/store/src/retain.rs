@@ -78,9 +78,9 @@ impl Store {
             // A used token still tells a second machine from the first for a while.
             retained.tokens =
                 sql("DELETE FROM tokens WHERE expires_ms < $1").bind(now_ms - 90 * DAY).run(&mut db).await?;
-            // The day is for clocks that differ.
+            // One that has run out is still good for its renewal, 30 days long; the day more is for clocks that differ.
             retained.certificates = sql("DELETE FROM certificates WHERE not_after_ms < $1")
-                .bind(now_ms - DAY)
+                .bind(now_ms - 31 * DAY)
                 .run(&mut db)
                 .await?;
             // Faults that went, and streams that ended, without any evidence left of them.

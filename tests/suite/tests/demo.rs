@@ -10,7 +10,7 @@ fn a_small_tranche_is_told_apart_without_a_mistake() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("runs");
     let output = Command::new(whetstone_suite::whet_sim())
-        .args(["demo", "--seed", "4", "--blades", "4", "--own-suite", "none", "--json"])
+        .args(["demo", "--seed", "4", "--blades", "4", "--own-suite", "none", "--json", "--down"])
         .arg("--whet")
         .arg(whetstone_suite::whet())
         .arg("--libs")

@@ -1,6 +1,7 @@
 //! `whet site down`: ends what is recorded, and nothing else.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::bail;
 use k8s_openapi::api::core::v1::{Namespace, Node, Secret};
@@ -77,6 +78,36 @@ pub async fn all(folder: &Folder, state: State) -> anyhow::Result<()> {
     made.sort_by_key(|made| made.kind);
     for made in &made {
         take_away(&site, made).await?;
+    }
+    gone(&site, &made).await
+}
+
+/// Until what was deleted is gone: a namespace and a kind take a moment, and nobody can make them anew meanwhile.
+const GONE: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(100);
+
+async fn gone(site: &Site, made: &[Made]) -> anyhow::Result<()> {
+    let until = tokio::time::Instant::now() + GONE;
+    for made in made {
+        let name = made.name.as_str();
+        loop {
+            let there = match made.kind {
+                MadeKind::Namespace => {
+                    site.all::<Namespace>().get_metadata_opt(name).await.map(|o| o.is_some())
+                }
+                MadeKind::Crd => {
+                    site.all::<CustomResourceDefinition>().get_metadata_opt(name).await.map(|o| o.is_some())
+                }
+                _ => Ok(false),
+            };
+            if !there.map_err(|e| site.failure(name, e))? {
+                break;
+            }
+            if tokio::time::Instant::now() > until {
+                bail!("{:?} {name} is still there after {} s", made.kind, GONE.as_secs());
+            }
+            tokio::time::sleep(POLL).await;
+        }
     }
     Ok(())
 }

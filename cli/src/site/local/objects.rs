@@ -17,6 +17,7 @@ use serde_json::json;
 use whetstone_api::node::{BLADE, TAINT, UNPROVEN};
 
 use super::state::{Made, MadeKind, State};
+use crate::input_error;
 use crate::site::access::Site;
 use crate::site::failure::OrExit as _;
 use crate::site::ops::{FOLDER, NAMESPACE, SECRET};
@@ -55,6 +56,9 @@ pub async fn prepare(site: &Site, state: &mut State) -> anyhow::Result<()> {
     }
     let namespaces: Api<Namespace> = site.all();
     let there = namespaces.get_opt(NAMESPACE).await.map_err(|e| site.failure("namespace", e)).or_exit()?;
+    if there.as_ref().is_some_and(|namespace| namespace.metadata.deletion_timestamp.is_some()) {
+        return Err(input_error(format!("namespace {NAMESPACE} is being deleted; wait until it is gone")));
+    }
     if there.is_none() {
         note(state, MadeKind::Namespace, NAMESPACE, false).await?;
         let object = Namespace {

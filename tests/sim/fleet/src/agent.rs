@@ -63,10 +63,13 @@ impl Agent {
         commanded: watch::Receiver<Command>,
     ) -> anyhow::Result<Agent> {
         // From the serial: the same fleet twice is the same machines.
-        let seed: [u8; 32] = Sha256::digest(format!("key {}", blade.serial).as_bytes()).into();
+        let seed: [u8; 32] =
+            Sha256::digest(format!("key {}{}", blade.serial, options.machine).as_bytes()).into();
         let id = |what: &str| {
             hex::encode(
-                Sha256::digest(format!("{what} {}", blade.serial).as_bytes()).get(..16).unwrap_or_default(),
+                Sha256::digest(format!("{what} {}{}", blade.serial, options.machine).as_bytes())
+                    .get(..16)
+                    .unwrap_or_default(),
             )
         };
         Ok(Agent {

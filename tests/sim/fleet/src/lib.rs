@@ -26,6 +26,8 @@ pub enum End {
     Inconclusive,
     /// The agent takes the run up and never speaks of it again.
     Lost,
+    /// Passes, but one GPU does a fifth less than its like.
+    Slow,
 }
 
 /// One simulated blade.
@@ -52,6 +54,8 @@ pub struct Options {
     pub gpus: u32,
     /// SKU profile that the blades say they are.
     pub sku: String,
+    /// Tells machines apart that claim the same serials: goes into all their ids and keys. The first has none.
+    pub machine: String,
 }
 
 /// What all blades together did.

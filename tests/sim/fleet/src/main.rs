@@ -64,6 +64,7 @@ async fn main() -> anyhow::Result<()> {
         report_every: cli.report_ms.map(Duration::from_millis),
         gpus: cli.gpus,
         sku: cli.sku,
+        machine: String::new(),
     };
     let fleet = Fleet::start(options, blades)?;
     let (line, mut lines) = tokio::sync::mpsc::channel(16);

@@ -1,6 +1,8 @@
 //! A real Kubernetes for the tests of `deploy/`: started by `whet-local`, spoken to by `kubectl` and `helm`, taken down at the end.
 #![allow(dead_code, reason = "each of the tests uses a part")]
 
+pub mod site;
+
 use std::fmt::Debug;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

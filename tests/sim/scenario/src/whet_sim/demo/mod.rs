@@ -1,13 +1,16 @@
-//! `whet-sim demo`: burns in the machine it runs on, then a simulated tranche, judges it, and compares what was found with
-//! what was planted.
+//! `whet-sim demo`: burns in the machine it runs on, then has a simulated tranche accepted by a real control plane, and compares
+//! what was found with what was planted.
 
 mod page;
 mod run;
 mod score;
+mod site;
 mod table;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
 
 use anyhow::Context;
 use whetstone_scenario::tranche;
@@ -46,9 +49,12 @@ pub struct Args {
     /// Blades burned in at once
     #[arg(long, default_value_t = 2)]
     jobs: usize,
-    /// Seconds after which one blade's run is ended
-    #[arg(long, default_value_t = 300)]
+    /// Seconds within which the tranche has to be decided
+    #[arg(long, default_value_t = 1800)]
     limit_s: u64,
+    /// End the site at the end; without it, it stays to be looked at
+    #[arg(long)]
+    down: bool,
     /// Suite for the machine this runs on; "none" leaves it out
     #[arg(long, default_value = "quick")]
     own_suite: String,
@@ -59,13 +65,7 @@ pub struct Args {
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     check(args)?;
-    let wanted = tranche::Plan {
-        seed: args.seed,
-        blades: args.blades,
-        sku: args.sku.clone(),
-        hbm_backed_mib: crate::TRANCHE_HBM_MIB,
-    };
-    let blades = tranche::plan(&wanted).map_err(|e| input_error(e.what))?;
+    site::Site::down(&std::path::absolute(&args.whet)?, &args.out)?;
     let out = prepare(&args.out)?;
     let suite = match &args.suite {
         Some(file) => std::path::absolute(file).context("suite")?,
@@ -80,36 +80,96 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         libs: std::path::absolute(&args.libs)?,
         out,
         suite,
-        limit_s: args.limit_s,
     };
 
     let own = (args.own_suite != "none").then(|| run::own(&setting, &args.own_suite)).transpose()?;
     if let Some(own) = &own {
         eprintln!("this machine: {} {}", own.word(), own.why());
     }
-    let silicon = setting.out.join("silicon");
-    let planted =
-        tranche::write(args.seed, &blades, &silicon).with_context(|| silicon.display().to_string())?;
-    std::fs::copy(silicon.join(tranche::PLANTED_FILE), setting.out.join(tranche::PLANTED_FILE))?;
+    let site = site::Site::up(&setting, args.seed, args.blades, &args.sku, args.jobs.max(1))?;
+    let planted: tranche::Planted = read_planted(&site.dir)?;
+    std::fs::copy(site.dir.join(tranche::PLANTED_FILE), setting.out.join(tranche::PLANTED_FILE))?;
     let faults: usize = planted.blades.iter().map(|b| b.faults.len()).sum();
     let bad = planted.blades.iter().filter(|b| !b.faults.is_empty()).count();
     eprintln!(
         "{} simulated blades, {faults} faults planted on {bad} of them (seed {})",
-        blades.len(),
+        planted.blades.len(),
         args.seed
     );
 
-    let names: Vec<String> = blades.iter().map(|b| b.blade.name.clone()).collect();
-    let reports = run::tranche(&setting, &names, args.jobs.max(1));
+    site.decided(Duration::from_secs(args.limit_s))?;
+    let names: Vec<String> = planted.blades.iter().map(|b| b.blade.clone()).collect();
+    let reports = site.fetch(&setting.out, &names)?;
     let judgement = judge(&setting, &names, args.fpr)?;
     let result = score::score(&planted, &reports, &judgement);
+    let wrong = disagreements(&result, &site)?;
+    let acceptance = site.acceptance(&setting.out)?;
 
     let json = serde_json::to_string_pretty(&result)?;
     std::fs::write(setting.out.join("demo.json"), &json)?;
     let index = setting.out.join("index.html");
     std::fs::write(&index, page::html(&result, own.as_ref()))?;
-    crate::say(if args.json { json + "\n" } else { table::text(&result, &args.out.join("index.html")) })?;
-    Ok(if result.perfect() { ExitCode::SUCCESS } else { ExitCode::from(10) })
+    if args.json {
+        crate::say(json + "\n")?;
+    } else {
+        crate::say(table::text(&result, &args.out.join("index.html")))?;
+        crate::say(look_around(args, &site, &acceptance)?)?;
+    }
+    for wrong in &wrong {
+        eprintln!("control plane: {wrong}");
+    }
+    if args.down {
+        site::Site::down(&setting.whet, &setting.out)?;
+    }
+    Ok(if result.perfect() && wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(10) })
+}
+
+fn read_planted(site: &Path) -> anyhow::Result<tranche::Planted> {
+    let path = site.join(tranche::PLANTED_FILE);
+    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    serde_json::from_str(&text).with_context(|| path.display().to_string())
+}
+
+/// Where the cluster shows a blade otherwise than its burn-in says: every bad one out and its node withheld, every good one
+/// ready and its node free.
+fn disagreements(score: &score::Score, site: &site::Site) -> anyhow::Result<Vec<String>> {
+    let tainted = site.tainted()?;
+    let phases: BTreeMap<String, String> =
+        site.blades()?.into_iter().map(|blade| (blade.name, blade.phase.unwrap_or_default())).collect();
+    let mut wrong = Vec::new();
+    for blade in &score.blades {
+        let phase = phases.get(&blade.blade).map_or("no object", String::as_str);
+        let (wanted, withheld) =
+            if blade.verdict == "pass" { ("Ready", None) } else { ("Quarantined", Some(&true)) };
+        if phase != wanted {
+            wrong.push(format!("{}: {}, but {phase}", blade.blade, blade.verdict));
+        }
+        if tainted.get(&blade.blade) != withheld {
+            wrong.push(format!("{}: {phase}, but its node is {:?}", blade.blade, tainted.get(&blade.blade)));
+        }
+    }
+    Ok(wrong)
+}
+
+/// What the control plane shows, and how to go on from here.
+fn look_around(args: &Args, site: &site::Site, acceptance: &Path) -> anyhow::Result<String> {
+    let blades = site.kubectl(&["get", "blades"])?;
+    let columns = "custom-columns=NODE:.metadata.name,TAINTS:.spec.taints[*].value,CORDONED:.spec.unschedulable,WHOSE:.metadata.annotations.whetstone\\.dev/withheld-by";
+    let nodes = site.kubectl(&["get", "nodes", "-o", columns])?;
+    let whet = args.whet.display();
+    Ok(format!(
+        "\n$ kubectl get blades\n{blades}\n$ kubectl get nodes   (taint, cordon, and whose they are)\n{nodes}\n\
+         acceptance report: {} (signed; whet report verify {})\n\
+         the site goes on; look around:\n  \
+         export KUBECONFIG={} WHETSTONE_SITE={}\n  \
+         {whet} blades\n  {whet} tranche show t-01\n  {whet} explain b-001\n  \
+         end it: {whet} site down --dir {}\n",
+        acceptance.join("report.html").display(),
+        acceptance.display(),
+        site.kubeconfig.display(),
+        site.dir.display(),
+        site.dir.display(),
+    ))
 }
 
 fn check(args: &Args) -> anyhow::Result<()> {

@@ -336,7 +336,7 @@ mod tests {
             planted(Some("GPU-b"), "gpu1", Fault::RemapFailed, Shows::Accused),
         ];
         let blades = vec![whetstone_scenario::tranche::PlantedBlade { blade: "b".into(), faults }];
-        let ran = Ran { name: "b".into(), took: std::time::Duration::ZERO, report: Ok(report(accused)) };
+        let ran = Ran { took: std::time::Duration::ZERO, report: Ok(report(accused)) };
         score(&Planted { seed: 1, sku: "h100".into(), blades }, &[ran], &Judgement { outliers })
     }
 

@@ -1,0 +1,304 @@
+#!/usr/bin/env python3
+"""The operator under load, on a real apiserver, with simulated agents that speak the real protocol.
+
+    site.py BIN KUBE OUT.jsonl [BLADES ...]
+
+BIN: folder with whetstone-operator and whet-fleet (release builds). KUBE: folder with whet-local and kubectl.
+For each number of blades (default 500 2000 5000): a fresh control plane, one tranche, every blade accepted; then a minute at
+rest, then a fault on 1,000 blades (or a fifth, if there are fewer) at once: first with the circuit breaker, then past it.
+One JSON object for each measurement goes to OUT.jsonl. Everything is on loopback and ends by itself.
+"""
+
+import base64
+import http.client
+import json
+import os
+import re
+import shutil
+import ssl
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+BIN, KUBE, OUT = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
+SIZES = [int(n) for n in sys.argv[4:]] or [500, 2000, 5000]
+INSTANCE = "5"
+INTAKE, HTTP = 27801, 27802
+# As the operator asks agents to report in production.
+INTERVAL_S = 10
+# Serials in one call for tokens.
+CHUNK = 1000
+
+
+def log(text):
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def run(*args, **kwargs):
+    return subprocess.run([str(a) for a in args], check=True, **kwargs)
+
+
+class Api:
+    """The apiserver, with the administrator's certificate."""
+
+    def __init__(self, kubeconfig, folder):
+        text = Path(kubeconfig).read_text()
+        field = lambda name: re.search(rf'"?{name}"?:\s*"?([^"\s,]+)', text).group(1)
+        self.host, self.port = re.search(r"https://([^:/]+):(\d+)", field("server")).groups()
+        files = {}
+        for key in ("certificate-authority-data", "client-certificate-data", "client-key-data"):
+            files[key] = folder / key
+            files[key].write_bytes(base64.b64decode(field(key)))
+        self.tls = ssl.create_default_context(cafile=str(files["certificate-authority-data"]))
+        self.tls.load_cert_chain(files["client-certificate-data"], files["client-key-data"])
+
+    def connect(self):
+        return http.client.HTTPSConnection(self.host, int(self.port), context=self.tls, timeout=60)
+
+    def call(self, connection, method, path, body=None, kind="application/json"):
+        connection.request(method, path, body=None if body is None else json.dumps(body), headers={"content-type": kind})
+        answer = connection.getresponse()
+        data = answer.read()
+        if answer.status >= 300:
+            raise RuntimeError(f"{method} {path}: {answer.status} {data[:300]}")
+        return json.loads(data)
+
+    def create_all(self, path, objects, threads=8):
+        parts = [objects[i::threads] for i in range(threads)]
+        failed = []
+
+        def work(part):
+            try:
+                connection = self.connect()
+                for item in part:
+                    self.call(connection, "POST", path, item)
+            except Exception as error:  # said below, in the thread that asked
+                failed.append(error)
+
+        workers = [threading.Thread(target=work, args=(part,)) for part in parts]
+        [w.start() for w in workers]
+        [w.join() for w in workers]
+        if failed:
+            raise failed[0]
+
+
+class NodeWatch:
+    """When each node came to carry our taint with the value `fault`, by a watch on the apiserver."""
+
+    def __init__(self, api, version):
+        self.at, self.stop = {}, False
+        self.connection = api.connect()
+        self.connection.request("GET", f"/api/v1/nodes?watch=true&resourceVersion={version}&timeoutSeconds=600")
+        self.answer = self.connection.getresponse()
+        self.thread = threading.Thread(target=self.read, daemon=True)
+        self.thread.start()
+
+    def read(self):
+        try:
+            for line in self.answer:
+                node = json.loads(line)["object"]
+                taints = node.get("spec", {}).get("taints", [])
+                if any(t["key"] == "whetstone.dev/withheld" and t.get("value") == "fault" for t in taints):
+                    if node["spec"].get("unschedulable"):
+                        self.at.setdefault(node["metadata"]["name"], time.monotonic())
+        except Exception:
+            if not self.stop:
+                raise
+
+    def end(self):
+        self.stop = True
+        self.connection.sock and self.connection.sock.close()
+
+
+def process(pid):
+    """Resident bytes and CPU seconds."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    stat = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    resident = int(re.search(r"VmRSS:\s+(\d+)", status).group(1)) * 1024
+    return resident, (int(stat[11]) + int(stat[12])) / 100
+
+
+def metrics():
+    connection = http.client.HTTPConnection("127.0.0.1", HTTP, timeout=10)
+    connection.request("GET", "/metrics")
+    text = connection.getresponse().read().decode()
+    return {m.group(1): float(m.group(2)) for m in re.finditer(r"^(whetstone_\S+) (\S+)$", text, re.M)}
+
+
+def quantile(sorted_values, part):
+    return sorted_values[min(len(sorted_values) - 1, int(part * len(sorted_values)))]
+
+
+def wait(what, condition, limit_s):
+    begun = time.monotonic()
+    while not condition():
+        if time.monotonic() - begun > limit_s:
+            raise RuntimeError(f"{what}: not after {limit_s} s")
+        time.sleep(0.2)
+    return time.monotonic() - begun
+
+
+def measure(blades, folder, put):
+    log(f"{blades} blades: control plane")
+    cluster = folder / "cluster"
+    run(KUBE / "whet-local", "up", "--dir", cluster, "--instance", INSTANCE, "--nodes", "0", stdout=subprocess.DEVNULL)
+    children = []
+    try:
+        kubeconfig = cluster / "admin.kubeconfig"
+        crds = Path(__file__).resolve().parents[2] / "deploy/crds"
+        kubectl = [KUBE / "kubectl", "--kubeconfig", kubeconfig]
+        run(*kubectl, "apply", "-f", crds, stdout=subprocess.DEVNULL)
+        run(*kubectl, "wait", "--for=condition=Established", "crd", "--all", stdout=subprocess.DEVNULL)
+        api = Api(kubeconfig, folder)
+        operator = subprocess.Popen(
+            [str(a) for a in [
+                BIN / "whetstone-operator", "run", "--store", f"sqlite:{folder}/store.db?mode=rwc", "--pki-dir", folder / "pki",
+                "--pki-create", "--kubeconfig", kubeconfig, "--listen", f"127.0.0.1:{INTAKE}", "--http", f"127.0.0.1:{HTTP}",
+                "--server-name", "localhost", "--report-interval", f"{INTERVAL_S}s"]],
+            stderr=open(folder / "operator.log", "w"))
+        children.append(operator)
+
+        def ready():
+            try:
+                connection = http.client.HTTPConnection("127.0.0.1", HTTP, timeout=2)
+                connection.request("GET", "/readyz")
+                return connection.getresponse().status == 200
+            except OSError:
+                return False
+
+        wait("operator", ready, 60)
+        empty, _ = process(operator.pid)
+        names = [f"b-{i:05}" for i in range(blades)]
+        expected = [{"serial": f"S{i:05}", "name": names[i], "rack": f"r-{i // 16:04}", "sku": "hgx-h100"} for i in range(blades)]
+        api.create_all("/api/v1/nodes", [
+            {"apiVersion": "v1", "kind": "Node", "metadata": {"name": n},
+             "spec": {"taints": [{"key": "whetstone.dev/withheld", "value": "unproven", "effect": "NoSchedule"}]}} for n in names])
+        connection = api.connect()
+        api.call(connection, "POST", "/apis/whetstone.dev/v1alpha1/tranches", {
+            "apiVersion": "whetstone.dev/v1alpha1", "kind": "Tranche", "metadata": {"name": "t-01"},
+            "spec": {"suite": "quick", "concurrency": 5000, "blades": expected}})
+        wait("all blades expected", lambda: metrics().get('whetstone_blades{phase="Expected"}') == blades, 300)
+
+        run(BIN / "whetstone-operator", "pki", "ops-cert", "--pki-dir", folder / "pki", "--user", "bench",
+            "--url", f"https://localhost:{INTAKE}", "--out", folder / "ops")
+        ops_tls = ssl.create_default_context(cafile=str(folder / "ops/ca.crt"))
+        ops_tls.load_cert_chain(folder / "ops/tls.crt", folder / "ops/tls.key")
+
+        def ops(method, path, body):
+            connection = http.client.HTTPSConnection("localhost", INTAKE, context=ops_tls, timeout=60)
+            connection.request(method, path, body=json.dumps(body), headers={"content-type": "application/json"})
+            answer = connection.getresponse()
+            data = answer.read()
+            if answer.status >= 300:
+                raise RuntimeError(f"{method} {path}: {answer.status} {data[:300]}")
+            return json.loads(data or b"null")
+
+        with open(folder / "tokens.csv", "w") as tokens:
+            tokens.write("serial,token\n")
+            serials = [e["serial"] for e in expected]
+            for i in range(0, blades, CHUNK):
+                for row in ops("POST", "/v1/ops/tokens", {"serials": serials[i:i + CHUNK], "ttl_s": 3600}):
+                    tokens.write(f"{row['serial']},{row['token']}\n")
+        begun = time.monotonic()
+        fleet = subprocess.Popen(
+            [str(a) for a in [BIN / "whet-fleet", "--operator", f"127.0.0.1:{INTAKE}", "--ca", folder / "pki/ca.crt",
+                              "--tokens", folder / "tokens.csv", "--run-ms", "200"]],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=open(folder / "fleet.log", "w"), text=True)
+        children.append(fleet)
+
+        def tell(text):
+            fleet.stdin.write(text + "\n")
+            fleet.stdin.flush()
+            return json.loads(fleet.stdout.readline())
+
+        accepted = lambda: metrics().get('whetstone_blades{phase="Ready"}') == blades
+        wait("all blades accepted", accepted, 1200)
+        put(what="accepted", blades=blades, seconds=round(time.monotonic() - begun, 1))
+        log(f"{blades} blades: accepted after {time.monotonic() - begun:.0f} s; at rest")
+
+        time.sleep(20)
+        before, (_, cpu_before), at = tell("stats"), process(operator.pid), time.monotonic()
+        time.sleep(60)
+        after, (resident, cpu_after), now = tell("stats"), process(operator.pid), time.monotonic()
+        seconds = now - at
+        put(what="at_rest", blades=blades, interval_s=INTERVAL_S, resident_bytes=resident, empty_bytes=empty,
+            bytes_per_blade=round((resident - empty) / blades), cpu_cores=round((cpu_after - cpu_before) / seconds, 4),
+            cpu_ms_per_report=round(1000 * (cpu_after - cpu_before) / max(1, after["reports"] - before["reports"]), 3),
+            reports_per_s=round((after["reports"] - before["reports"]) / seconds, 1))
+
+        bad = min(1000, blades // 5)
+        version = api.call(api.connect(), "GET", "/api/v1/nodes?limit=1")["metadata"]["resourceVersion"]
+        watch = NodeWatch(api, version)
+        log(f"{blades} blades: {bad} turn bad, breaker in force")
+        sent = time.monotonic()
+        tell(f"fault {bad} xid-79")
+        time.sleep(15)
+        held = dict(watch.at)
+        m = metrics()
+        put(what="breaker", blades=blades, bad=bad, withheld=len(held), breaker_open=m.get("whetstone_breaker_open"),
+            first_to_last_s=round(max(held.values()) - min(held.values()), 3) if held else None)
+        log(f"{blades} blades: breaker let {len(held)} through; override")
+        start = time.monotonic()
+        ops("POST", "/v1/ops/breaker", {"override": True})
+        wait("all bad blades withheld", lambda: len(watch.at) >= bad, 120)
+        rest = sorted(t for n, t in watch.at.items() if n not in held)
+        if rest:
+            put(what="after_override", blades=blades, bad=len(rest), decision_to_last_s=round(rest[-1] - start, 3),
+                blades_per_s=round(len(rest) / (rest[-1] - rest[0]), 1) if len(rest) > 1 else None)
+        watch.end()
+
+        # Again with the override in force from the start: from evidence to taint, nothing in between.
+        log(f"{blades} blades: all well again")
+        tell("clear")
+        connection = api.connect()
+        for name in names[:bad]:
+            api.call(connection, "PATCH", f"/apis/whetstone.dev/v1alpha1/blades/{name}", {"spec": {"retest": 1}},
+                     "application/merge-patch+json")
+        wait("all blades accepted again", accepted, 600)
+        time.sleep(5)
+        version = api.call(api.connect(), "GET", "/api/v1/nodes?limit=1")["metadata"]["resourceVersion"]
+        watch = NodeWatch(api, version)
+        sent = time.monotonic()
+        tell(f"fault {bad} xid-79")
+        wait("all bad blades withheld", lambda: len(watch.at) >= bad, 120)
+        times = sorted(t - sent for t in watch.at.values())
+        put(what="burst", blades=blades, bad=bad, last_s=round(times[-1], 3),
+            blades_per_s=round(bad / (times[-1] - times[0]), 1), from_order_blades_per_s=round(bad / times[-1], 1),
+            p50_s=round(quantile(times, 0.5), 3), p99_s=round(quantile(times, 0.99), 3))
+        watch.end()
+        tell("quit")
+    finally:
+        for child in reversed(children):
+            child.terminate()
+            try:
+                child.wait(15)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+        run(KUBE / "whet-local", "down", "--dir", cluster, stdout=subprocess.DEVNULL)
+
+
+def main():
+    with open(OUT, "w") as out:
+        def put(**values):
+            out.write(json.dumps(values) + "\n")
+            out.flush()
+            log(json.dumps(values))
+
+        for blades in SIZES:
+            folder = Path(tempfile.mkdtemp(prefix="whetstone-bench-"))
+            try:
+                measure(blades, folder, put)
+            except BaseException:
+                for name in ("operator.log", "fleet.log"):
+                    text = (folder / name).read_text()[-2000:] if (folder / name).exists() else ""
+                    print(f"--- {name}\n{text}", file=sys.stderr)
+                raise
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+main()
