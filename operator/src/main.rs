@@ -181,7 +181,10 @@ async fn go(verb: Verb) -> anyhow::Result<()> {
     match verb {
         Verb::Run(args) => serve(*args).await,
         Verb::Crds { out } => crds(out),
-        Verb::Pki(Pki::Init { pki_dir }) => Ok(drop(SiteCa::create(&pki_dir, now_ms())?)),
+        Verb::Pki(Pki::Init { pki_dir }) => {
+            SiteCa::create(&pki_dir, now_ms())?;
+            Ok(())
+        }
         Verb::Pki(Pki::OpsCert { pki_dir, user, url, out, days }) => {
             let ca = SiteCa::load(&pki_dir, now_ms()).context("--pki-dir")?;
             Ok(pki::ops_cert(&ca, &user, &url, &out, now_ms(), i64::from(days) * 86_400_000)?)

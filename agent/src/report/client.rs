@@ -279,7 +279,7 @@ mod tests {
     #[test]
     fn the_operator_is_a_host_over_https() {
         for good in
-            ["https://operator:8443", "https://10.1.2.3", "https://[::1]:8443/", "https://o.site.example"]
+            ["https://operator:8443", "https://192.0.2.3", "https://[::1]:8443/", "https://o.site.example"]
         {
             assert!(good.parse::<OperatorUrl>().is_ok(), "{good}");
         }

@@ -87,9 +87,13 @@ impl Paced {
     fn is_due(&self) -> bool {
         self.due.is_none_or(|due| due <= Instant::now())
     }
-    /// `at_least` is what the operator asked for, of all agents alike; each adds its own part to it.
+    /// `at_least` is what the operator asked for, of all agents alike; each adds its own part to it. Zero: it asked for nothing.
     fn failed(&mut self, at_least: Duration) {
-        let wait = self.backoff.next().max(at_least.mul_f64(rand::random_range(1.0..1.25)));
+        // A replica that does not lead says how long: asking again soon is how the one that does is found.
+        let wait = match at_least.is_zero() {
+            true => self.backoff.next(),
+            false => at_least.mul_f64(rand::random_range(1.0..1.25)),
+        };
         self.due = Some(Instant::now() + wait);
     }
     fn well(&mut self, wait: Duration) {

@@ -6,6 +6,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
+/// Label on the objects that the operator made itself, for a run that there is: the run's number. One without it is a wish.
+pub const RUN_LABEL: &str = "whetstone.dev/run";
+
 /// One run of a suite on one blade. The operator makes one for each run; one made by hand asks for a burn-in of the blade.
 #[derive(CustomResource, KubeSchema, Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[kube(

@@ -13,7 +13,7 @@ pub mod condition;
 pub mod node;
 
 pub use blade::{Blade, BladeSpec, BladeStatus, QuarantineSpec, VerdictStatus, WaitStatus};
-pub use burnin::{BurnIn, BurnInPhase, BurnInSpec, BurnInStatus};
+pub use burnin::{BurnIn, BurnInPhase, BurnInSpec, BurnInStatus, RUN_LABEL};
 pub use convert::SpecError;
 pub use tranche::{
     CountsStatus, ExpectedBlade, GatesSpec, MAX_TRANCHE_BLADES, PowerSpec, Tranche, TrancheSpec,

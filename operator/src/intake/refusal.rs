@@ -182,6 +182,8 @@ impl IntoResponse for Refusal {
         let mut response = (self.status, Json(body)).into_response();
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
+            // Behind a Service the next connection may reach the replica that leads; this one never will.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         if matches!(self.reason, Reason::TooLarge | Reason::Slow) {
             // What is left of the body is not read.

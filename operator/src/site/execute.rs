@@ -130,7 +130,13 @@ impl Executor {
                     info!(blade = %blade.name, %case, why, "case closed");
                 }
             }
-            Step::Retested { retest } => store.set_retested(&[(serial.clone(), *retest)]).await?,
+            Step::Retested { retest } => {
+                // A run that was asked for by an object of its own uses up no number of the spec's.
+                let object = self.parts.seen.blade(blade.name.as_str());
+                let wished = object.and_then(|guard| guard.0.as_ref().ok().map(|blade| blade.spec.retest));
+                let retest = wished.map_or(*retest, |wished| wished.min(*retest));
+                store.set_retested(&[(serial.clone(), retest)]).await?;
+            }
             Step::ClearFaults => drop(store.clear_faults(serial).await?),
         }
         Ok(())

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use kube::Resource;
+use kube::ResourceExt;
 use whetstone_model::ids::{Serial, TrancheName};
 use whetstone_plan::{Intent, Planner, SiteLimits, SiteView};
-use whetstone_store::BladeRow;
+use whetstone_store::{BladeRow, RunState};
 
 use super::judge::Judging;
+use super::status::is_wish;
 use super::view::{self, NamedSuite};
 use crate::cluster::Seen;
 use crate::cluster::drain::Drains;
@@ -65,7 +66,12 @@ impl Memory {
             }
             match fresh.remove(serial) {
                 Some(row) => {
-                    self.view(&row, seen, drains, asked.contains(row.name.as_str()));
+                    self.view(
+                        &row,
+                        seen,
+                        drains,
+                        asked.get(row.name.as_str()).is_some_and(|made_ms| still_asked(&row, *made_ms)),
+                    );
                     self.names.insert(row.name.to_string(), serial.clone());
                     self.rows.insert(serial.clone(), row);
                 }
@@ -119,14 +125,25 @@ impl Memory {
     }
 }
 
-/// Names of blades for which a person made a `BurnIn` that has no run yet.
-fn runs_asked_for(seen: &Seen) -> BTreeSet<String> {
-    seen.burnins
-        .state()
-        .iter()
-        .filter_map(|guard| guard.0.as_ref().ok())
-        .filter(|burnin| burnin.status.as_ref().and_then(|status| status.run).is_none())
-        .filter(|burnin| burnin.meta().deletion_timestamp.is_none())
-        .map(|burnin| burnin.spec.blade.clone())
-        .collect()
+/// When a person last made a `BurnIn` that has no run yet, by name of the blade, ms.
+fn runs_asked_for(seen: &Seen) -> BTreeMap<String, i64> {
+    let mut asked = BTreeMap::new();
+    for guard in seen.burnins.state() {
+        let Ok(burnin) = &guard.0 else { continue };
+        if !is_wish(burnin) {
+            continue;
+        }
+        let made_ms = burnin.creation_timestamp().map_or(0, |time| time.0.as_millisecond());
+        let last = asked.entry(burnin.spec.blade.clone()).or_insert(made_ms);
+        *last = made_ms.max(*last);
+    }
+    asked
+}
+
+/// A wish that came after the blade's last run was made. One that comes while a run goes on is for after it.
+fn still_asked(row: &BladeRow, made_ms: i64) -> bool {
+    // The apiserver's times have seconds.
+    row.run.as_ref().is_none_or(|run| {
+        !matches!(run.state, RunState::Ordered | RunState::Running) && run.created_ms < made_ms + 1000
+    })
 }

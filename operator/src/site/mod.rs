@@ -205,21 +205,15 @@ impl Site {
         } else {
             self.memory.planner.plan_some(&self.memory.site, &dirty, now)
         };
-        for b in &plan.blades {
-            debug!(
-                "XX {:?} {:?} {:?}",
-                b,
-                self.memory.site.blades.get(&b.serial).map(|v| &v.intent),
-                work.all
-            );
-        }
         self.take_steps(&plan).await;
         judge::start(&parts, &self.memory, &plan);
         parts.known.decided(&self.memory, &plan);
         self.projector.blades(&self.memory, &plan);
         self.projector.tranches(&self.memory, &plan, now);
-        self.projector.invalid(now);
         tally::breaker(&parts.metrics, &plan.breaker);
+        if work.manifests {
+            self.projector.invalid(now);
+        }
         if work.all {
             tally::site(&parts, &self.memory, &plan, now).await;
         }

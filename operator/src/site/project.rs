@@ -14,7 +14,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tracing::{debug, warn};
-use whetstone_api::{Blade, BladeStatus, BurnIn, BurnInPhase, BurnInSpec, FIELD_MANAGER, SpecError, Tranche};
+use whetstone_api::{
+    Blade, BladeStatus, BurnIn, BurnInPhase, BurnInSpec, FIELD_MANAGER, RUN_LABEL, SpecError, Tranche,
+};
 use whetstone_model::lifecycle::{Phase, PhaseName};
 use whetstone_plan::{BladePlan, Plan, Step};
 use whetstone_store::{BladeRow, RunRow};
@@ -84,6 +86,8 @@ impl Projector {
     fn when(&mut self, key: &str, urgent: bool) -> Instant {
         let now = Instant::now();
         let due = match self.progressed.get(key) {
+            // One waits already: a newer word goes with it and does not put it off.
+            Some(next) if !urgent && *next > now => *next,
             Some(last) if !urgent => (*last + PROGRESS).max(now),
             _ => now,
         };
@@ -367,7 +371,7 @@ impl Writer {
         let there = of_blade
             .iter()
             .find(|burnin| number(burnin) == Some(run.run.0) || burnin.name_any() == own_name)
-            .or_else(|| of_blade.iter().find(|burnin| number(burnin).is_none()));
+            .or_else(|| of_blade.iter().find(|burnin| status::is_wish(burnin)));
         let (name, before) = match there {
             Some(burnin) => (burnin.name_any(), burnin.status.clone()),
             None => {
@@ -398,6 +402,7 @@ impl Writer {
     ) -> Result<(), SiteError> {
         let spec = BurnInSpec { blade: blade.to_owned(), suite: run.suite.clone(), reason: None };
         let mut object = BurnIn::new(name, spec);
+        object.metadata.labels = Some([(RUN_LABEL.to_owned(), run.run.to_string())].into());
         // With its blade's object it goes, too.
         let owner = self.parts.seen.blade(blade);
         object.metadata.owner_references =

@@ -1,11 +1,13 @@
 //! What an object's status is to say, from what is known and decided. Pure.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::ResourceExt;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use whetstone_api::condition::{DEGRADED, Now, PROGRESSING, READY, STUCK, VALID, merge};
 use whetstone_api::{
-    BladeStatus, BurnInPhase, BurnInStatus, CountsStatus, TrancheStatus, VerdictStatus, WaitStatus,
+    BladeStatus, BurnIn, BurnInPhase, BurnInStatus, CountsStatus, RUN_LABEL, TrancheStatus, VerdictStatus,
+    WaitStatus,
 };
 use whetstone_model::ids::{Serial, TrancheName};
 use whetstone_model::lifecycle::{Owner, PhaseName};
@@ -163,6 +165,13 @@ pub fn burnin(run: &RunRow) -> BurnInStatus {
         started: run.started_ms.map(time),
         ended: run.ended_ms.map(time),
     }
+}
+
+/// True for an object that a person made and that has no run yet.
+pub fn is_wish(burnin: &BurnIn) -> bool {
+    burnin.status.as_ref().and_then(|status| status.run).is_none()
+        && burnin.metadata.deletion_timestamp.is_none()
+        && !burnin.labels().contains_key(RUN_LABEL)
 }
 
 /// The status of a tranche. `missing`: serials that have not come.

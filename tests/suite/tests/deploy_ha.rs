@@ -146,7 +146,7 @@ fn the_second_replica_goes_on_where_the_first_was_killed() {
         assert_eq!(of_blade("SELECT count(*) FROM runs WHERE serial = 'SERIAL'"), ["1"]);
         assert_eq!(of_blade("SELECT count(*) FROM verdicts WHERE serial = 'SERIAL'"), ["1"]);
         let steps =
-            of_blade("SELECT sequence, to_phase FROM transitions WHERE serial = 'SERIAL' ORDER BY sequence");
+            of_blade("SELECT sequence, to_name FROM transitions WHERE serial = 'SERIAL' ORDER BY sequence");
         let names: Vec<&str> = steps.iter().filter_map(|s| s.split_once('|')).map(|(_, name)| name).collect();
         assert_eq!(names, ["Expected", "Discovered", "Preparing", "BurningIn", "Ready"], "{steps:?}");
     }

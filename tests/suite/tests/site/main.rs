@@ -7,5 +7,7 @@
     reason = "helpers of tests: what fails here is a failed test"
 )]
 
+mod bad_input;
 mod harness;
+mod steps;
 mod tranche;
