@@ -191,11 +191,13 @@ async fn go(verb: Verb) -> anyhow::Result<()> {
         }
         Verb::Backup { store, out } => {
             let store = Store::open(&store.store).await.context("--store")?;
-            println!("{:?}", store.backup(&out).await?);
+            let written = store.backup(&out).await?;
+            println!("{} rows (schema {}) in {}", written.rows, written.schema, out.display());
             Ok(())
         }
         Verb::Restore { store, from } => {
-            println!("{:?}", whetstone_store::restore(&store.store, &from).await?);
+            let read = whetstone_store::restore(&store.store, &from).await?;
+            println!("{} rows (schema {}) from {}", read.rows, read.schema, from.display());
             Ok(())
         }
     }

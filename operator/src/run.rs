@@ -22,6 +22,7 @@ use whetstone_store::Store;
 
 use crate::clock::now_ms;
 use crate::cluster::drain::Drains;
+use crate::cluster::events::Events;
 use crate::cluster::{self, Seen, leader};
 use crate::dirty::Dirty;
 use crate::health::{Component, Health};
@@ -125,6 +126,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> anyhow::Result
         },
         store: store.clone(),
         drains: Drains::new(client.clone(), dirty.clone(), tasks.clone(), stop.clone()),
+        events: Events::new(client.clone(), &options.identity, tasks.clone()),
         client,
         seen,
         dirty,

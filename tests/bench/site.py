@@ -4,7 +4,7 @@
     site.py BIN KUBE OUT.jsonl [BLADES ...]
 
 BIN: folder with whetstone-operator and whet-fleet (release builds). KUBE: folder with whet-local and kubectl.
-For each number of blades (default 500 2000 5000): a fresh control plane, one tranche, every blade accepted; then a minute at
+For each number of blades (default 500 2000 5000): a fresh control plane, one tranche, every blade accepted; then a while at
 rest, then a fault on 1,000 blades (or a fifth, if there are fewer) at once: first with the circuit breaker, then past it.
 One JSON object for each measurement goes to OUT.jsonl. Everything is on loopback and ends by itself.
 """
@@ -29,6 +29,8 @@ INSTANCE = "5"
 INTAKE, HTTP = 27801, 27802
 # As the operator asks agents to report in production.
 INTERVAL_S = 10
+# How long the site is watched at rest.
+REST_S = 40
 # Serials in one call for tokens.
 CHUNK = 1000
 
@@ -179,7 +181,7 @@ def measure(blades, folder, put):
         connection = api.connect()
         api.call(connection, "POST", "/apis/whetstone.dev/v1alpha1/tranches", {
             "apiVersion": "whetstone.dev/v1alpha1", "kind": "Tranche", "metadata": {"name": "t-01"},
-            "spec": {"suite": "quick", "concurrency": 5000, "blades": expected}})
+            "spec": {"suite": "quick", "concurrency": 5000, "blades": expected, "fpr": 0.000001}})
         wait("all blades expected", lambda: metrics().get('whetstone_blades{phase="Expected"}') == blades, 300)
 
         run(BIN / "whetstone-operator", "pki", "ops-cert", "--pki-dir", folder / "pki", "--user", "bench",
@@ -221,7 +223,7 @@ def measure(blades, folder, put):
 
         time.sleep(20)
         before, (_, cpu_before), at = tell("stats"), process(operator.pid), time.monotonic()
-        time.sleep(60)
+        time.sleep(REST_S)
         after, (resident, cpu_after), now = tell("stats"), process(operator.pid), time.monotonic()
         seconds = now - at
         put(what="at_rest", blades=blades, interval_s=INTERVAL_S, resident_bytes=resident, empty_bytes=empty,

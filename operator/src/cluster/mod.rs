@@ -2,6 +2,7 @@
 
 pub mod drain;
 mod error;
+pub mod events;
 pub mod leader;
 pub mod node;
 pub mod watch;

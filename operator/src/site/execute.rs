@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use kube::Resource;
 use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot};
 use tracing::info;
@@ -182,6 +183,11 @@ impl Executor {
         self.run_over(blade);
         let (from, to_name) = (blade.phase.name(), to.name());
         info!(blade = %blade.name, serial = %blade.serial, %from, to = %to_name, sequence, why, "transition");
+        let object = self.parts.seen.blade(blade.name.as_str());
+        if let Some(object) = object.as_ref().and_then(|guard| guard.0.as_ref().ok()) {
+            let warning = matches!(to, Phase::Quarantined { .. } | Phase::Draining { .. });
+            self.parts.events.say(object.object_ref(&()), warning, to_name.as_str(), why);
+        }
         let metrics = &self.parts.metrics;
         metrics.transitions.with_label_values(&[from.as_str(), to_name.as_str()]).inc();
         let seconds = (now_ms() - blade.since_ms).max(0) as f64 / 1000.0;

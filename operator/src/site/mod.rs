@@ -30,6 +30,7 @@ use whetstone_store::{Store, StoreError};
 
 use crate::clock::now_ms;
 use crate::cluster::drain::Drains;
+use crate::cluster::events::Events;
 use crate::cluster::{ClusterError, Seen};
 use crate::dirty::{Dirty, Work};
 use crate::intake::Intake;
@@ -55,6 +56,7 @@ pub struct Parts {
     pub client: Client,
     pub seen: Seen,
     pub drains: Drains,
+    pub events: Events,
     pub dirty: Dirty,
     pub intake: Intake,
     pub metrics: Arc<Metrics>,

@@ -1,6 +1,7 @@
 //! HTTP/1.1 over TLS, one connection for each agent, kept open.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -25,7 +26,9 @@ const MAX_ANSWER: usize = 1 << 20;
 pub struct Tls {
     roots: Arc<RootCertStore>,
     name: ServerName<'static>,
-    address: String,
+    addresses: Arc<[String]>,
+    /// The one that answered last; all go on from it together.
+    at: Arc<AtomicUsize>,
 }
 
 impl Tls {
@@ -35,7 +38,8 @@ impl Tls {
             roots.add(certificate?)?;
         }
         let name = ServerName::try_from(options.server_name.clone()).context("server name")?;
-        Ok(Tls { roots: Arc::new(roots), name, address: options.operator.clone() })
+        let addresses: Arc<[String]> = options.operator.split(',').map(str::to_owned).collect();
+        Ok(Tls { roots: Arc::new(roots), name, addresses, at: Arc::default() })
     }
 
     /// With a certificate, or without for joining.
@@ -60,11 +64,18 @@ pub struct Client {
     tls: Tls,
     config: Arc<ClientConfig>,
     open: Option<SendRequest<Full<Bytes>>>,
+    at: usize,
 }
 
 impl Client {
     pub fn new(tls: Tls, config: Arc<ClientConfig>) -> Client {
-        Client { tls, config, open: None }
+        let at = tls.at.load(Ordering::Relaxed);
+        Client { tls, config, open: None, at }
+    }
+
+    fn address(&self) -> &str {
+        // Never empty: a text that is split has a part.
+        self.tls.addresses.get(self.at % self.tls.addresses.len().max(1)).map_or("", String::as_str)
     }
 
     /// One call. An error is one of the connection; whatever the server says is an answer.
@@ -75,7 +86,15 @@ impl Client {
         body: Vec<u8>,
         packed: bool,
     ) -> anyhow::Result<(StatusCode, Bytes)> {
+        let at = self.tls.at.load(Ordering::Relaxed);
+        if at != self.at {
+            self.open = None;
+            self.at = at;
+        }
         let answer = tokio::time::timeout(CALL, self.try_call(method, path, body, packed)).await;
+        if !matches!(&answer, Ok(Ok((status, _))) if *status != StatusCode::SERVICE_UNAVAILABLE) {
+            let _ = self.tls.at.compare_exchange(at, at + 1, Ordering::Relaxed, Ordering::Relaxed);
+        }
         match answer {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
@@ -104,7 +123,7 @@ impl Client {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
-            .header("host", self.tls.address.as_str())
+            .header("host", self.address())
             .header("content-type", "application/json");
         if packed {
             request = request.header("content-encoding", "zstd");
@@ -116,7 +135,7 @@ impl Client {
     }
 
     async fn connect(&self) -> anyhow::Result<SendRequest<Full<Bytes>>> {
-        let tcp = TcpStream::connect(&self.tls.address).await?;
+        let tcp = TcpStream::connect(self.address()).await?;
         tcp.set_nodelay(true)?;
         let stream = TlsConnector::from(self.config.clone()).connect(self.tls.name.clone(), tcp).await?;
         let (send, connection) = handshake(TokioIo::new(stream)).await?;

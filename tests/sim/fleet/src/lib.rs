@@ -41,7 +41,7 @@ pub struct FleetBlade {
 
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// `127.0.0.1:8443`.
+    /// `127.0.0.1:8443`; of several with commas between them the next one where one is away or does not lead.
     pub operator: String,
     /// Name in the operator's certificate.
     pub server_name: String,
