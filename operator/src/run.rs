@@ -111,6 +111,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> anyhow::Result
     let upkeep = Upkeep {
         store: store.clone(),
         seen: seen.clone(),
+        client: client.clone(),
         health: health.clone(),
         metrics: metrics.clone(),
         disk: upkeep::folder_of(&options.store),

@@ -4,8 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use kube::api::ListParams;
+use kube::{Api, Client};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use whetstone_api::Blade;
 use whetstone_store::{RetainPolicy, Store};
 
 use crate::clock::now_ms;
@@ -22,10 +25,14 @@ const LEAST_FREE: u64 = 64 << 20;
 /// Watches begin anew now and then; only a failure that lasts is one.
 const WATCH_PATIENCE_MS: i64 = 10_000;
 
+/// An apiserver that answers one small question no sooner is not well.
+const KUBE_PATIENCE: Duration = Duration::from_secs(5);
+
 /// What is looked after.
 pub struct Upkeep {
     pub store: Store,
     pub seen: Seen,
+    pub client: Client,
     pub health: Health,
     pub metrics: Arc<Metrics>,
     /// Where an embedded database lies.
@@ -67,7 +74,7 @@ impl Upkeep {
         }
         let kube = match self.seen.failing_for_ms() {
             Some(ms) if ms > WATCH_PATIENCE_MS => Err(format!("watches fail since {} s", ms / 1000)),
-            _ => Ok("watched".to_owned()),
+            _ => self.ask_kube().await,
         };
         self.health.set(Component::Kube, kube);
         let disk = match &self.disk {
@@ -81,6 +88,17 @@ impl Upkeep {
             },
         };
         self.health.set(Component::Disk, disk);
+    }
+
+    /// Watches stay open, and silent, where an apiserver has lost its etcd: a list without a version asks that, too.
+    async fn ask_kube(&self) -> Result<String, String> {
+        let blades: Api<Blade> = Api::all(self.client.clone());
+        let one = ListParams::default().limit(1);
+        match tokio::time::timeout(KUBE_PATIENCE, blades.list_metadata(&one)).await {
+            Ok(Ok(_)) => Ok("answers".to_owned()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("no answer within {} s", KUBE_PATIENCE.as_secs())),
+        }
     }
 
     async fn retain(&self) {

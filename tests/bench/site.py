@@ -271,7 +271,6 @@ def measure(blades, folder, put):
             blades_per_s=round(bad / (times[-1] - times[0]), 1), from_order_blades_per_s=round(bad / times[-1], 1),
             p50_s=round(quantile(times, 0.5), 3), p99_s=round(quantile(times, 0.99), 3))
         watch.end()
-        tell("quit")
     finally:
         for child in reversed(children):
             child.terminate()

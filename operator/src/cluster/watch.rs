@@ -1,5 +1,6 @@
 //! What the apiserver has, kept up to date by watches. One object that cannot be understood stops nobody else.
 
+use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -106,6 +107,7 @@ impl Watch<'_> {
         self.tasks.spawn(async move {
             let events = watcher(api, watcher::Config::default()).default_backoff().reflect(writer);
             let mut events = std::pin::pin!(events);
+            let mut generations = HashMap::new();
             loop {
                 let event = tokio::select! {
                     () = stop.cancelled() => return,
@@ -116,7 +118,7 @@ impl Watch<'_> {
                         if failed_ms.swap(0, Ordering::Relaxed) != 0 {
                             dirty.all();
                         }
-                        say(&dirty, about, &event);
+                        say(&dirty, about, &event, &mut generations);
                     }
                     Some(Err(error)) => {
                         let _ = failed_ms.compare_exchange(0, now_ms(), Ordering::Relaxed, Ordering::Relaxed);
@@ -130,12 +132,26 @@ impl Watch<'_> {
     }
 }
 
-fn say<K: Resource<DynamicType = ()>>(dirty: &Dirty, about: About, event: &watcher::Event<K>) {
-    let name = match event {
-        watcher::Event::Apply(object)
-        | watcher::Event::InitApply(object)
-        | watcher::Event::Delete(object) => object.name_any(),
-        watcher::Event::Init => return,
+/// `generations`: the spec of each object that was seen last. A status of our own making is no new wish, and must not set
+/// off a comparison of all manifests.
+fn say<K: Resource<DynamicType = ()>>(
+    dirty: &Dirty,
+    about: About,
+    event: &watcher::Event<K>,
+    generations: &mut HashMap<String, Option<i64>>,
+) {
+    let (name, new_wish) = match event {
+        watcher::Event::Apply(object) | watcher::Event::InitApply(object) => {
+            let (name, generation) = (object.name_any(), object.meta().generation);
+            let before = generations.insert(name.clone(), generation);
+            (name, before != Some(generation))
+        }
+        watcher::Event::Delete(object) => {
+            let name = object.name_any();
+            generations.remove(&name);
+            (name, true)
+        }
+        watcher::Event::Init => return generations.clear(),
         watcher::Event::InitDone => {
             dirty.manifests();
             return dirty.all();
@@ -143,7 +159,8 @@ fn say<K: Resource<DynamicType = ()>>(dirty: &Dirty, about: About, event: &watch
     };
     match about {
         About::Node => dirty.node(&name),
-        About::Tranche => dirty.manifests(),
+        About::Tranche if new_wish => dirty.manifests(),
+        About::Tranche => {}
         About::BurnIn => {
             // A run's object is called after its blade and the run's number.
             if let Some((blade, _)) = name.rsplit_once('-') {
@@ -152,7 +169,7 @@ fn say<K: Resource<DynamicType = ()>>(dirty: &Dirty, about: About, event: &watch
         }
         About::Blade => {
             dirty.blade(&name);
-            if !matches!(event, watcher::Event::InitApply(_)) {
+            if new_wish && !matches!(event, watcher::Event::InitApply(_)) {
                 dirty.manifests();
             }
         }

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot};
 use tracing::info;
 use whetstone_model::ids::Serial;
-use whetstone_model::lifecycle::{Phase, QuarantineReason};
+use whetstone_model::lifecycle::{Phase, PhaseName, QuarantineReason};
 use whetstone_plan::{BladePlan, BladeView, RunEnd, RunState, Step};
 use whetstone_store::{NewCase, NewRun, NewTransition, RunEndState, Stale, StoreError};
 
@@ -101,7 +101,8 @@ impl Executor {
                     note: note.clone(),
                 };
                 if self.node(node, &wanted, "withhold").await?
-                    && taint == QuarantineReason::Fault.as_str()
+                    // Out of service it goes over a drain first.
+                    && (taint == QuarantineReason::Fault.as_str() || blade.phase.name() == PhaseName::InService)
                     // Once for each blade: that its note names a case later is another write.
                     && blade.node.as_ref().is_none_or(|node| node.our_taint.is_none())
                     && let Some(first) = blade.faults.iter().map(|fault| fault.since_ms).min()

@@ -133,6 +133,7 @@ impl Site {
         let mut full = tokio::time::interval(FULL);
         full.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut failures: u32 = 0;
+        let mut breaker = self.parts.breaker_override.clone();
         loop {
             let due = self.later.values().map(|(_, due)| *due).min();
             let retry = async {
@@ -146,6 +147,8 @@ impl Site {
                 () = stop.cancelled() => return,
                 () = self.parts.dirty.wait() => tokio::time::sleep(GATHER).await,
                 () = retry => {}
+                // Its sender lives as long as the ops API; without one nobody can change it.
+                Ok(()) = breaker.changed() => whole = true,
                 _ = full.tick() => whole = true,
             }
             let mut work = self.parts.dirty.take();

@@ -133,7 +133,16 @@ impl Store {
             Err(error @ sqlx::Error::PoolTimedOut) if self.backend == Backend::Sqlite => {
                 Err(StoreError::Locked(error))
             }
-            other => Ok(other?),
+            Err(error) => match StoreError::from(error) {
+                // A commit that failed (full disk) leaves a connection that can neither end its transaction nor begin
+                // another. There is only one that writes: it would stay so for ever.
+                StoreError::Bug(_) => {
+                    self.writer.acquire().await?.close().await?;
+                    Ok(self.writer.begin_with(self.begin_write()).await?)
+                }
+                error => Err(error),
+            },
+            Ok(transaction) => Ok(transaction),
         }
     }
 
@@ -171,12 +180,12 @@ impl Store {
         self.backend
     }
 
-    /// Asks the database for a sign of life, through the connection that writes.
+    /// Asks the database for a sign of life, through the connection that writes; another's lock on it is none.
     pub async fn ping(&self) -> Result<(), StoreError> {
         self.within(async {
-            let mut db = self.writer.acquire().await?;
+            let mut db = self.write().await?;
             sql("SELECT 1").all(&mut db).await?;
-            Ok(())
+            Ok(db.rollback().await?)
         })
         .await
     }

@@ -1,5 +1,11 @@
 //! The Helm chart on a real cluster with real kubelets: operator as a Deployment, agents as a DaemonSet with the simulated driver
 //! libraries mounted, a tranche accepted there, an upgrade and an uninstall. Needs root, for the nodes.
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests: what fails here is a failed test"
+)]
 
 mod deploy;
 
@@ -36,7 +42,7 @@ fn make_volume(cluster: &Cluster) {
 
 #[test]
 fn a_tranche_is_accepted_on_a_cluster_that_the_chart_was_installed_on() {
-    let site = Site::up(6, "infra", &BLADES, &json!({"store": {"sqlite": {"storageClass": "-"}}}));
+    let site = Site::up("infra", &BLADES, &json!({"store": {"sqlite": {"storageClass": "-"}}}));
     make_volume(&site.cluster);
 
     install(&site);
@@ -88,7 +94,7 @@ fn rights(site: &Site) {
         rights.into_iter().collect::<Vec<String>>()
     };
     let operator = "system:serviceaccount:whetstone:whetstone-operator";
-    let mut cluster_wide = vec![
+    let everywhere = [
         "create blades.whetstone.dev",
         "create burnins.whetstone.dev",
         "create pods/eviction",
@@ -111,14 +117,20 @@ fn rights(site: &Site) {
         "watch nodes",
         "watch tranches.whetstone.dev",
     ];
-    assert_eq!(of(operator, "default"), cluster_wide);
-    cluster_wide.extend([
+    let and = |more: &[&str]| {
+        let mut all: Vec<String> = everywhere.iter().chain(more).map(ToString::to_string).collect();
+        all.sort_unstable();
+        all
+    };
+    assert_eq!(of(operator, "kube-system"), everywhere);
+    let events = ["create events.events.k8s.io", "patch events.events.k8s.io"];
+    assert_eq!(of(operator, "default"), and(&events));
+    let lease = [
         "create leases.coordination.k8s.io",
         "get leases.coordination.k8s.io whetstone-operator",
         "patch leases.coordination.k8s.io whetstone-operator",
-    ]);
-    cluster_wide.sort_unstable();
-    assert_eq!(of(operator, "whetstone"), cluster_wide);
+    ];
+    assert_eq!(of(operator, "whetstone"), and(&lease));
     assert_eq!(of("system:serviceaccount:whetstone-agents:whetstone-agent", "whetstone-agents"), [""; 0]);
 }
 
@@ -150,6 +162,13 @@ fn decided(site: &Site) {
     assert!(waited.ok, "{}{}", waited.err, cluster.get(&["tranche", TRANCHE])["status"]);
     let why = site.whet(&["explain", "b-003"]);
     assert!(why.out.contains("gemm") || why.out.contains("wrong"), "{}{}", why.out, why.err);
+
+    // Also the events, which it may write in one namespace only.
+    until(30, "the events of the blade are there", || {
+        let described = cluster.kubectl(&["describe", "blade", "b-003"]).expect_ok();
+        let events = described.split_once("Events:").map_or("", |(_, events)| events);
+        if events.contains("Quarantined") { Ok(()) } else { Err(described) }
+    });
 
     // A job that asks for GPUs lands on a proven blade.
     let job = json!({

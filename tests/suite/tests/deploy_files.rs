@@ -1,5 +1,11 @@
 //! The files of `deploy/` without a cluster: what is generated is current, wrong values get a sentence, nothing is pulled that is not
 //! named, every container is bounded and confined, images are the same bytes each time.
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests: what fails here is a failed test"
+)]
 
 mod deploy;
 

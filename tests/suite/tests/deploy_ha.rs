@@ -1,5 +1,11 @@
 //! Two replicas of the operator with a PostgreSQL, as the chart installs them: the one that leads is killed in the middle of the
 //! burn-ins, the other goes on, nothing is lost and nothing is done twice. Needs root, for the nodes.
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests: what fails here is a failed test"
+)]
 
 mod deploy;
 
@@ -8,17 +14,13 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use deploy::site::Site;
-use deploy::{run, until};
+use deploy::{Cluster, run, until};
 use serde_json::{Value, json};
-
-const INSTANCE: u8 = 5;
-/// The machine's end of the instance's bridge, where pods find what runs on the machine itself.
-const BRIDGE: &str = "10.77.5.1";
-/// Below the range from which the kernel takes ports for outgoing connections.
-const PORT: u16 = 25_432;
 
 /// A PostgreSQL of this test's own, that pods reach with a password; gone when it is dropped.
 struct Postgres {
+    /// Address and port.
+    place: String,
     server: Child,
     dir: tempfile::TempDir,
 }
@@ -31,7 +33,7 @@ fn as_postgres(program: &PathBuf) -> Command {
 }
 
 impl Postgres {
-    fn start() -> Postgres {
+    fn start(cluster: &Cluster) -> Postgres {
         let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
         let mut bins: Vec<PathBuf> =
             versions.map(|v| v.path().join("bin")).filter(|b| b.join("initdb").exists()).collect();
@@ -48,8 +50,10 @@ impl Postgres {
         let lines =
             format!("{}\nhost all all 0.0.0.0/0 scram-sha-256\n", fs::read_to_string(&access).unwrap());
         fs::write(&access, lines).unwrap();
-        let listen = format!("listen_addresses={BRIDGE}");
-        let port = format!("port={PORT}");
+        let listen = format!("listen_addresses={}", cluster.bridge());
+        // Below the range from which the kernel takes ports for outgoing connections.
+        let number = 25_432 + cluster.instance();
+        let port = format!("port={number}");
         let log = fs::File::create(dir.path().join("log")).unwrap();
         let server = as_postgres(&bin.join("postgres"))
             .arg("-D")
@@ -61,7 +65,7 @@ impl Postgres {
             .stderr(log)
             .spawn()
             .unwrap();
-        let postgres = Postgres { server, dir };
+        let postgres = Postgres { place: format!("{}:{number}", cluster.bridge()), server, dir };
         until(60, "PostgreSQL answers", || {
             let said =
                 run(Command::new("psql").arg(postgres.url("postgres")).args(["-c", "CREATE DATABASE site"]));
@@ -71,7 +75,7 @@ impl Postgres {
     }
 
     fn url(&self, database: &str) -> String {
-        format!("postgres://site:s3cret@{BRIDGE}:{PORT}/{database}")
+        format!("postgres://site:s3cret@{}/{database}", self.place)
     }
 
     /// The answer's rows, columns with '|' between.
@@ -96,9 +100,9 @@ fn the_second_replica_goes_on_where_the_first_was_killed() {
         "operator": {"replicas": 2},
         "store": {"kind": "postgres", "postgres": {"urlSecret": "database"}},
     });
-    let site = Site::up(INSTANCE, "infra1,infra2", &[("b-001", ""), ("b-002", "")], &settings);
+    let site = Site::up("infra1,infra2", &[("b-001", ""), ("b-002", "")], &settings);
     let cluster = &site.cluster;
-    let postgres = Postgres::start();
+    let postgres = Postgres::start(cluster);
     let url = format!("--from-literal=url={}", postgres.url("site"));
     cluster.kubectl(&["create", "secret", "generic", "database", "-n", "whetstone", &url]).expect_ok();
     let said = site.helm("install", &[]);

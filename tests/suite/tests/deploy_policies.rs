@@ -1,5 +1,11 @@
 //! The admission policies on a real apiserver with real kubelets: a node is withheld from the moment it exists, and nobody but who
 //! may release blades takes the taint away. Needs root, for the nodes.
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests: what fails here is a failed test"
+)]
 
 mod deploy;
 
@@ -134,7 +140,7 @@ fn policies_apply(cluster: &Cluster) {
 
 #[test]
 fn a_node_is_withheld_from_its_first_moment_until_it_is_released() {
-    let cluster = Cluster::up(7, &["--node-grace", "4s"]);
+    let cluster = Cluster::up(&["--node-grace", "4s"]);
     cluster.kubectl(&["apply", "-f", deploy::deploy().join("policies").to_str().unwrap()]).expect_ok();
     policies_apply(&cluster);
 

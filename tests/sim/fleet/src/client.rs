@@ -73,9 +73,9 @@ impl Client {
         Client { tls, config, open: None, at }
     }
 
-    fn address(&self) -> &str {
+    fn address(&self) -> String {
         // Never empty: a text that is split has a part.
-        self.tls.addresses.get(self.at % self.tls.addresses.len().max(1)).map_or("", String::as_str)
+        self.tls.addresses.get(self.at % self.tls.addresses.len().max(1)).cloned().unwrap_or_default()
     }
 
     /// One call. An error is one of the connection; whatever the server says is an answer.
@@ -115,6 +115,7 @@ impl Client {
         body: Vec<u8>,
         packed: bool,
     ) -> anyhow::Result<(StatusCode, Bytes)> {
+        let address = self.address();
         if self.open.as_ref().is_none_or(SendRequest::is_closed) {
             self.open = Some(self.connect().await?);
         }
@@ -123,7 +124,7 @@ impl Client {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
-            .header("host", self.address())
+            .header("host", address)
             .header("content-type", "application/json");
         if packed {
             request = request.header("content-encoding", "zstd");

@@ -111,21 +111,34 @@ pub struct Cluster {
     whet_local: PathBuf,
     kubectl: PathBuf,
     scratch: tempfile::TempDir,
+    instance: u16,
 }
 
 impl Cluster {
-    /// Starts one. `instance`: 0 to 9, so that tests that run side by side do not meet.
-    pub fn up(instance: u8, more: &[&str]) -> Cluster {
-        let cluster = Cluster {
-            whet_local: local_program("whet-local"),
-            kubectl: local_program("kubectl"),
-            scratch: tempfile::tempdir().unwrap(),
-        };
-        let instance = instance.to_string();
-        let mut args = vec!["up", "--instance", &instance, "--network"];
-        args.extend(more);
-        cluster.local(&args).expect_ok();
-        cluster
+    /// Starts one in a place that is free: others may run on this machine.
+    pub fn up(more: &[&str]) -> Cluster {
+        let (whet_local, kubectl) = (local_program("whet-local"), local_program("kubectl"));
+        for instance in (0..10).rev() {
+            let (whet_local, kubectl) = (whet_local.clone(), kubectl.clone());
+            let cluster = Cluster { whet_local, kubectl, scratch: tempfile::tempdir().unwrap(), instance };
+            let number = instance.to_string();
+            let said = cluster.local(&[&["up", "--instance", &number, "--network"], more].concat());
+            if said.ok {
+                return cluster;
+            }
+            assert!(said.err.contains(" is taken "), "{}", said.err);
+        }
+        panic!("each of the ten places for a cluster is taken");
+    }
+
+    /// Which of the ten places it has.
+    pub fn instance(&self) -> u16 {
+        self.instance
+    }
+
+    /// The machine's own address on the link that the nodes hang on: where pods find what runs on the machine itself.
+    pub fn bridge(&self) -> String {
+        format!("10.77.{}.1", self.instance)
     }
 
     fn dir(&self) -> PathBuf {

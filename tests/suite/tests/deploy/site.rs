@@ -45,10 +45,10 @@ pub struct Site {
 
 impl Site {
     /// `blades`: their names, and their faults as a scenario has them. `settings` are laid over what every such site needs.
-    pub fn up(instance: u8, others: &str, blades: &[(&str, &str)], settings: &Value) -> Site {
+    pub fn up(others: &str, blades: &[(&str, &str)], settings: &Value) -> Site {
         let programs = super::programs();
         let unmanaged = "whetstone.dev/unmanaged=true";
-        let cluster = Cluster::up(instance, &["--node-names", others, "--gpus", "0", "--label", unmanaged]);
+        let cluster = Cluster::up(&["--node-names", others, "--gpus", "0", "--label", unmanaged]);
         let silicon = cluster.scratch().join("blades");
         let blades = make_blades(&silicon, blades);
         let images = make_images(&programs, &cluster.scratch().join("images"));

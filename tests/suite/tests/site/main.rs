@@ -8,6 +8,9 @@
 )]
 
 mod bad_input;
+mod ha;
 mod harness;
+mod metrics;
 mod steps;
+mod survive;
 mod tranche;

@@ -3,6 +3,7 @@
 pub mod check;
 pub mod cluster;
 pub mod operator;
+pub mod postgres;
 pub mod site;
 
 use std::fmt::Debug;

@@ -143,10 +143,7 @@ impl Drop for Operator {
     fn drop(&mut self) {
         self.kill();
         if std::thread::panicking() {
-            {
-                let _ = std::fs::copy(&self.settings.log, std::env::temp_dir().join("w/e2e-op.log"));
-                print_tail(&self.settings.log, 80)
-            };
+            print_tail(&self.settings.log, 80);
         }
     }
 }

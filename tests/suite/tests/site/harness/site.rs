@@ -99,13 +99,6 @@ impl Site {
         &mut self.operators[0]
     }
 
-    /// `kill -9` and a new start.
-    pub fn restart(&mut self) {
-        self.operator().kill();
-        self.operator().start(&[]);
-        self.operator().wait_leading();
-    }
-
     /// The store, past the operator.
     pub fn store(&self) -> &Store {
         self.store.get_or_init(|| {
@@ -243,16 +236,28 @@ impl Site {
         machine: &str,
         port: u16,
     ) -> Arc<Fleet> {
-        let options = Options {
-            operator: format!("127.0.0.1:{port}"),
+        let operator = format!("127.0.0.1:{port}");
+        self.start(
+            blades,
+            Options { operator, run_time, machine: machine.to_owned(), ..self.fleet_options() },
+        )
+    }
+
+    /// What fleets of this site have in common.
+    pub fn fleet_options(&self) -> Options {
+        Options {
+            operator: String::new(),
             server_name: "localhost".into(),
             ca_pem: std::fs::read_to_string(self.pki().join("ca.crt")).unwrap(),
-            run_time,
+            run_time: RUN_TIME,
             report_every: Some(Duration::from_millis(200)),
             gpus: 8,
             sku: "hgx-h100".into(),
-            machine: machine.to_owned(),
-        };
+            machine: String::new(),
+        }
+    }
+
+    pub fn start(&self, blades: Vec<FleetBlade>, options: Options) -> Arc<Fleet> {
         let _inside = self.rt.enter();
         let fleet = Arc::new(Fleet::start(options, blades).unwrap());
         self.fleets.lock().unwrap().push(fleet.clone());
