@@ -80,7 +80,8 @@ fn an_operator_that_dies_at_every_step_leaves_nothing_undone() {
             deaths += 1;
             assert!(deaths < MOST, "round {steps}: it never ends");
         }
-        assert!(deaths >= 8, "round {steps}: only {deaths} deaths");
+        // Steps of several blades are taken at once: with three a process, fewer die.
+        assert!(deaths >= 4, "round {steps}: only {deaths} deaths");
         eprintln!("{deaths} deaths at {steps} steps each in {:?}", begun.elapsed());
         site.operator().kill();
         site.operator().start(&[]);

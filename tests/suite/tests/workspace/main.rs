@@ -268,7 +268,7 @@ fn machine_lines(text: &str, paths: &[String]) -> Vec<usize> {
             let before = line[..at].chars().next_back();
             let after = line[at + path.len()..].chars().next();
             let word = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
-            !before.is_some_and(|c| word(c) || matches!(c, '/' | '}')) && !after.is_some_and(word)
+            !before.is_some_and(|c| word(c) || matches!(c, '/' | '}' | ')')) && !after.is_some_and(word)
         })
     };
     text.lines()
