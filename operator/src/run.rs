@@ -23,6 +23,7 @@ use whetstone_store::Store;
 use crate::clock::now_ms;
 use crate::cluster::drain::Drains;
 use crate::cluster::events::Events;
+use crate::cluster::precedence::Precedence;
 use crate::cluster::{self, Seen, leader};
 use crate::dirty::Dirty;
 use crate::health::{Component, Health};
@@ -118,6 +119,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> anyhow::Result
     };
     tasks.spawn(upkeep.run(stop.clone()));
 
+    let precedence = Precedence::default();
     let milliseconds = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
     let parts = Parts {
         limits: SiteLimits {
@@ -127,7 +129,8 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> anyhow::Result
         },
         store: store.clone(),
         drains: Drains::new(client.clone(), dirty.clone(), tasks.clone(), stop.clone()),
-        events: Events::new(client.clone(), &options.identity, tasks.clone()),
+        events: Events::new(client.clone(), &options.identity, precedence.clone(), tasks.clone()),
+        precedence,
         client,
         seen,
         dirty,

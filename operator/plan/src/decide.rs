@@ -268,8 +268,9 @@ impl<'a> Look<'a> {
             Outcome::Transition { to, .. } => Some(to),
             _ => None,
         };
-        let mut steps = Vec::new();
-        // Withheld before anything else happens; what the note says is put right by the next look, which knows the case.
+        // First the cases, whose numbers the node's note says; then withheld before anything else happens.
+        let (mut steps, own): (Vec<Step>, Vec<Step>) =
+            own.into_iter().partition(|step| matches!(step, Step::OpenCase { .. }));
         if let Some(node) = &blade.node
             && wish == NodeWish::Withheld
             && (to.is_none() || !node::is_withheld(node))

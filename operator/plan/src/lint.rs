@@ -106,10 +106,15 @@ fn transition(blade: &BladeView, to: &Phase, broken: &mut Vec<String>) {
     }
 }
 
-/// Withheld before it leaves service, released only after it has entered it; a case before its quarantine; a wish is
-/// ticked off only after it was acted on.
+/// Withheld before it leaves service, released only after it has entered it; a case before its quarantine and before the note
+/// that names it; a wish is ticked off only after it was acted on.
 fn order(one: &BladePlan, broken: &mut Vec<String>) {
     let at = |what: fn(&Step) -> bool| one.steps.iter().position(what);
+    let withheld = at(|step| matches!(step, Step::Withhold { .. }));
+    let last_case = one.steps.iter().rposition(|step| matches!(step, Step::OpenCase { .. }));
+    if withheld.zip(last_case).is_some_and(|(withheld, case)| case > withheld) {
+        broken.push("withheld before its case is known".to_owned());
+    }
     let moved = at(|step| matches!(step, Step::Transition { .. } | Step::StartRun { .. }));
     let Some(moved) = moved else { return };
     let before = [

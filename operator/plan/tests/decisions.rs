@@ -373,8 +373,8 @@ fn conflict_ends_the_run_and_nothing_is_started() {
         matches!(
             &steps[..],
             [
-                Step::EndRun { end: RunEnd::Cancelled { .. }, .. },
                 Step::OpenCase { .. },
+                Step::EndRun { end: RunEnd::Cancelled { .. }, .. },
                 Step::Transition { .. }
             ]
         ),

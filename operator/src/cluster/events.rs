@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
+use super::precedence::Precedence;
 use super::within;
 
 /// Events on their way at once; further ones are left out.
@@ -22,14 +23,16 @@ const NOTE: usize = 900;
 pub struct Events {
     recorder: Recorder,
     room: Arc<Semaphore>,
+    precedence: Precedence,
     tasks: TaskTracker,
 }
 
 impl Events {
-    pub fn new(client: Client, identity: &str, tasks: TaskTracker) -> Events {
+    pub fn new(client: Client, identity: &str, precedence: Precedence, tasks: TaskTracker) -> Events {
         let reporter =
             Reporter { controller: whetstone_api::FIELD_MANAGER.into(), instance: Some(identity.into()) };
-        Events { recorder: Recorder::new(client, reporter), room: Arc::new(Semaphore::new(AT_ONCE)), tasks }
+        let room = Arc::new(Semaphore::new(AT_ONCE));
+        Events { recorder: Recorder::new(client, reporter), room, precedence, tasks }
     }
 
     /// Says that `object` came to `reason` (CamelCase), in the background.
@@ -43,9 +46,10 @@ impl Events {
             action: "Transition".to_owned(),
             secondary: None,
         };
-        let recorder = self.recorder.clone();
+        let (recorder, precedence) = (self.recorder.clone(), self.precedence.clone());
         self.tasks.spawn(async move {
             let _place = place;
+            precedence.after_nodes().await;
             if let Err(error) = within("publish event", recorder.publish(&event, &object)).await {
                 debug!(%error, "an event could not be published");
             }

@@ -5,6 +5,7 @@ mod error;
 pub mod events;
 pub mod leader;
 pub mod node;
+pub mod precedence;
 pub mod watch;
 
 use std::time::Duration;

@@ -141,7 +141,8 @@ pub async fn apply(
         let Some(body) = patch(node, wanted) else { return Ok(false) };
         let parameters =
             PatchParams { field_manager: Some(whetstone_api::FIELD_MANAGER.into()), ..Default::default() };
-        match within("patch node", api.patch(name, &parameters, &Patch::Merge(&body))).await {
+        // The answer is not read: a node with its images is some ten KiB.
+        match within("patch node", api.patch_metadata(name, &parameters, &Patch::Merge(&body))).await {
             Ok(_) => return Ok(true),
             Err(error) if error.code() == Some(409) => {}
             Err(error) if error.is_not_found() => return Ok(false),

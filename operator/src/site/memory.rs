@@ -56,7 +56,6 @@ impl Memory {
     pub fn update(&mut self, dirty: &BTreeSet<Serial>, rows: Vec<BladeRow>, seen: &Seen, drains: &Drains) {
         let mut fresh: BTreeMap<Serial, BladeRow> =
             rows.into_iter().map(|row| (row.serial.clone(), row)).collect();
-        let asked = runs_asked_for(seen);
         for serial in dirty {
             if let Some(old) = self.rows.get(serial) {
                 self.names.remove(old.name.as_str());
@@ -66,12 +65,9 @@ impl Memory {
             }
             match fresh.remove(serial) {
                 Some(row) => {
-                    self.view(
-                        &row,
-                        seen,
-                        drains,
-                        asked.get(row.name.as_str()).is_some_and(|made_ms| still_asked(&row, *made_ms)),
-                    );
+                    let asked = run_asked_for(seen, row.name.as_str());
+                    let asked = asked.is_some_and(|made_ms| still_asked(&row, made_ms));
+                    self.view(&row, seen, drains, asked);
                     self.names.insert(row.name.to_string(), serial.clone());
                     self.rows.insert(serial.clone(), row);
                 }
@@ -125,19 +121,11 @@ impl Memory {
     }
 }
 
-/// When a person last made a `BurnIn` that has no run yet, by name of the blade, ms.
-fn runs_asked_for(seen: &Seen) -> BTreeMap<String, i64> {
-    let mut asked = BTreeMap::new();
-    for guard in seen.burnins.state() {
-        let Ok(burnin) = &guard.0 else { continue };
-        if !is_wish(burnin) {
-            continue;
-        }
-        let made_ms = burnin.creation_timestamp().map_or(0, |time| time.0.as_millisecond());
-        let last = asked.entry(burnin.spec.blade.clone()).or_insert(made_ms);
-        *last = made_ms.max(*last);
-    }
-    asked
+/// When a person last made a `BurnIn` of this blade that has no run yet, ms.
+fn run_asked_for(seen: &Seen, blade: &str) -> Option<i64> {
+    let runs = seen.runs_of(blade);
+    let wishes = runs.iter().filter_map(|guard| guard.0.as_ref().ok()).filter(|burnin| is_wish(burnin));
+    wishes.map(|burnin| burnin.creation_timestamp().map_or(0, |time| time.0.as_millisecond())).max()
 }
 
 /// A wish that came after the blade's last run was made. One that comes while a run goes on is for after it.

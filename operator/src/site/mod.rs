@@ -11,6 +11,7 @@ mod memory;
 mod project;
 pub mod status;
 mod tally;
+mod together;
 pub mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +32,7 @@ use whetstone_store::{Store, StoreError};
 use crate::clock::now_ms;
 use crate::cluster::drain::Drains;
 use crate::cluster::events::Events;
+use crate::cluster::precedence::Precedence;
 use crate::cluster::{ClusterError, Seen};
 use crate::dirty::{Dirty, Work};
 use crate::intake::Intake;
@@ -38,12 +40,15 @@ use crate::metrics::Metrics;
 use execute::Executor;
 use memory::Memory;
 
-/// Everything is looked at again at least so often: time passes without an event.
+/// Everything is looked at again so often: time passes without an event. Where a look takes long, less often, so that it
+/// takes a twentieth of a core at most.
 const FULL: Duration = Duration::from_secs(5);
+const FULL_MOST: Duration = Duration::from_secs(60);
+const FULL_SHARE: u32 = 20;
 /// Events are gathered for so long: one look for a burst of them.
 const GATHER: Duration = Duration::from_millis(10);
-/// Blades whose steps are taken at once. An apiserver on two cores does 1,200 to 1,700 patches a second from 8 on.
-const AT_ONCE: usize = 64;
+/// Blades whose steps are taken at once: what they write to the store goes together. Nodes have a bound of their own.
+const AT_ONCE: usize = 1024;
 /// A blade whose turn failed waits this long, doubled each time up to the limit.
 const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MOST: Duration = Duration::from_secs(60);
@@ -57,6 +62,7 @@ pub struct Parts {
     pub seen: Seen,
     pub drains: Drains,
     pub events: Events,
+    pub precedence: Precedence,
     pub dirty: Dirty,
     pub intake: Intake,
     pub metrics: Arc<Metrics>,
@@ -75,7 +81,7 @@ pub use known::Known;
 pub enum SiteError {
     #[error("store: {0}")]
     Store(#[from] StoreError),
-    /// The same for all transitions of a batch.
+    /// The same for all that were written together.
     #[error("store: {0}")]
     Batch(#[from] Arc<StoreError>),
     #[error("the operator is ending")]
@@ -114,6 +120,8 @@ pub struct Site {
     projector: project::Projector,
     /// Blades whose turn failed: tries so far, and when the next is due.
     later: BTreeMap<Serial, (u32, Instant)>,
+    /// When everything is looked at again.
+    full: Instant,
 }
 
 impl Site {
@@ -125,13 +133,11 @@ impl Site {
         let projector = project::Projector::start(parts.clone());
         parts.dirty.manifests();
         parts.dirty.all();
-        Ok(Site { parts, memory, executor, projector, later: BTreeMap::new() })
+        Ok(Site { parts, memory, executor, projector, later: BTreeMap::new(), full: Instant::now() })
     }
 
     /// Runs until `stop`. A turn that fails as a whole (database away) is said and tried again.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut full = tokio::time::interval(FULL);
-        full.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut failures: u32 = 0;
         let mut breaker = self.parts.breaker_override.clone();
         loop {
@@ -149,10 +155,11 @@ impl Site {
                 () = retry => {}
                 // Its sender lives as long as the ops API; without one nobody can change it.
                 Ok(()) = breaker.changed() => whole = true,
-                _ = full.tick() => whole = true,
+                () = tokio::time::sleep_until(self.full.into()) => {}
             }
             let mut work = self.parts.dirty.take();
-            work.all |= whole;
+            // Due also where events never cease.
+            work.all |= whole || self.full <= Instant::now();
             let started = Instant::now();
             match self.turn(&work).await {
                 Ok(()) => failures = 0,
@@ -200,13 +207,16 @@ impl Site {
             manifest::sync(&parts, &mut self.memory, now_ms()).await?;
         }
         self.memory.site.limits.breaker_override = *parts.breaker_override.borrow();
+        let begun = Instant::now();
         let dirty = self.look(work).await?;
         if dirty.is_empty() && !work.all && !work.manifests {
             return Ok(());
         }
         let now = now_ms();
         let plan = if work.all || work.manifests {
-            self.memory.planner.plan(&self.memory.site, now)
+            let plan = self.memory.planner.plan(&self.memory.site, now);
+            self.full = Instant::now() + (begun.elapsed() * FULL_SHARE).clamp(FULL, FULL_MOST);
+            plan
         } else {
             self.memory.planner.plan_some(&self.memory.site, &dirty, now)
         };

@@ -293,6 +293,7 @@ impl Writer {
     }
 
     async fn one(&self, key: String, write: Write) {
+        self.parts.precedence.after_nodes().await;
         let name = key.split_once('/').map_or("", |(_, name)| name);
         let result = match &write {
             Write::Blade { row, status, patch } => self.blade(name, row, status, patch).await,
@@ -358,11 +359,9 @@ impl Writer {
         let mut of_blade: Vec<BurnIn> = self
             .parts
             .seen
-            .burnins
-            .state()
+            .runs_of(blade)
             .iter()
             .filter_map(|guard| guard.0.as_ref().ok())
-            .filter(|burnin| burnin.spec.blade == blade)
             .cloned()
             .collect();
         let number = |burnin: &BurnIn| burnin.status.as_ref().and_then(|status| status.run);

@@ -58,8 +58,10 @@ fn every_host_test_tells_the_truth_about_this_machine() {
         let mut child = start(kind.clone(), 2, scratch.path());
         let events: Vec<Event> = events(&mut child).collect();
         assert!(child.wait().unwrap().success(), "{}", kind.name());
-        assert!(events.iter().any(|e| matches!(e, Event::Progress { .. })), "{}: no progress", kind.name());
         let Some(Event::Done { outcome, detail }) = events.last() else { panic!("{}: no end", kind.name()) };
+        // A test that cannot be done here (disk too full, directory in memory) says so before it begins.
+        let begun = events.iter().any(|e| matches!(e, Event::Progress { .. }));
+        assert!(begun || *outcome == TestOutcome::Inconclusive, "{}: no progress: {detail}", kind.name());
         // A machine that is too busy, or a directory in memory, is inconclusive with a reason; never a pass by default.
         match outcome {
             TestOutcome::Pass => assert!(detail.is_empty(), "{}: {detail}", kind.name()),

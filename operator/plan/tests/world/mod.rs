@@ -255,7 +255,10 @@ impl World {
             Step::Withhold { taint, note, .. } => {
                 let node = blade.node.as_mut().unwrap();
                 node.our_taint = Some(taint.clone());
-                node.our_note = Some(note.text());
+                // As the operator does it: the note names the first case that was opened on the way here.
+                let opens = one.steps.iter().any(|step| matches!(step, Step::OpenCase { .. }));
+                let opened = blade.cases.iter().map(|case| case.case).min().filter(|_| opens);
+                node.our_note = Some(Note { case: note.case.or(opened), ..note.clone() }.text());
                 if !node.unschedulable {
                     node.unschedulable = true;
                     node.our_cordon = true;
