@@ -123,6 +123,22 @@ def process(pid):
     return resident, (int(stat[11]) + int(stat[12])) / 100
 
 
+def cpu_by_name(folder, pids):
+    """CPU seconds so far of each of our processes and of the control plane's, by the program's name."""
+    seconds = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            line = (entry / "cmdline").read_text().split("\0")
+            if str(folder) in " ".join(line) or int(entry.name) in pids:
+                name = Path(line[0]).name
+                seconds[name] = seconds.get(name, 0) + process(entry.name)[1]
+        except (OSError, AttributeError):  # it ended meanwhile
+            pass
+    return seconds
+
+
 def metrics():
     connection = http.client.HTTPConnection("127.0.0.1", HTTP, timeout=10)
     connection.request("GET", "/metrics")
@@ -260,16 +276,20 @@ def measure(blades, folder, put):
             api.call(connection, "PATCH", f"/apis/whetstone.dev/v1alpha1/blades/{name}", {"spec": {"retest": 1}},
                      "application/merge-patch+json")
         wait("all blades accepted again", accepted, 600)
+        log(f"{blades} blades: accepted again; {bad} turn bad, override in force")
         time.sleep(5)
         version = api.call(api.connect(), "GET", "/api/v1/nodes?limit=1")["metadata"]["resourceVersion"]
         watch = NodeWatch(api, version)
+        before = cpu_by_name(cluster, {operator.pid, fleet.pid, os.getpid()})
         sent = time.monotonic()
         tell(f"fault {bad} xid-79")
         wait("all bad blades withheld", lambda: len(watch.at) >= bad, 120)
+        after = cpu_by_name(cluster, {operator.pid, fleet.pid, os.getpid()})
         times = sorted(t - sent for t in watch.at.values())
         put(what="burst", blades=blades, bad=bad, last_s=round(times[-1], 3),
             blades_per_s=round(bad / (times[-1] - times[0]), 1), from_order_blades_per_s=round(bad / times[-1], 1),
-            p50_s=round(quantile(times, 0.5), 3), p99_s=round(quantile(times, 0.99), 3))
+            p50_s=round(quantile(times, 0.5), 3), p99_s=round(quantile(times, 0.99), 3),
+            cpu_s={name: round(after[name] - before.get(name, 0), 2) for name in after})
         watch.end()
     finally:
         for child in reversed(children):

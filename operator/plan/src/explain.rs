@@ -79,6 +79,27 @@ impl WaitReason {
         }
     }
 
+    /// The same without counts of other blades: it changes only when what is waited for changes. For what is written into
+    /// objects: a thousand of them would be written anew with every one that moves.
+    pub fn settled_sentence(&self) -> String {
+        match self {
+            WaitReason::Power { scope, watts, limit_watts } if *watts > 0.0 => {
+                let what = match scope {
+                    PowerScope::Rack => "rack",
+                    PowerScope::Tranche => "tranche",
+                };
+                format!("Waits for: power; burn-ins of its {what} may draw {limit_watts:.0} W.")
+            }
+            WaitReason::Cohort { tranche, .. } => {
+                format!("Waits for: the others of {tranche}, and the comparison with them.")
+            }
+            WaitReason::Breaker { limit, .. } => format!(
+                "Waits for: a person to look at the circuit breaker; more than the {limit} blades that may be withheld fault at once."
+            ),
+            _ => self.sentence(),
+        }
+    }
+
     /// Who has to act so that it goes on.
     pub fn actor(&self) -> Actor {
         match self {
@@ -214,7 +235,7 @@ pub fn duration_text(ms: i64) -> String {
     }
 }
 
-/// Past its phase's limit: for how long, and what it waits for. A place in a queue that moves is no standstill: a large
+/// Past its phase's limit: which, and what it waits for. A place in a queue that moves is no standstill: a large
 /// tranche burns in for days, and those that it waits for have limits of their own.
 pub(crate) fn stuck(blade: &BladeView, reason: &WaitReason, now_ms: i64) -> Option<String> {
     let queues = match reason {
@@ -228,12 +249,12 @@ pub(crate) fn stuck(blade: &BladeView, reason: &WaitReason, now_ms: i64) -> Opti
     let name = blade.phase.name();
     let limit_ms = name.limit_ms()?;
     let time_ms = now_ms.saturating_sub(blade.since_ms);
+    // Without the time that it has been: the text stands in an object, and would be another one every minute.
     let text = || {
-        let over = duration_text(time_ms - limit_ms);
         let limit = duration_text(limit_ms);
-        let sentence = reason.sentence();
+        let sentence = reason.settled_sentence();
         let waits = sentence.trim_end_matches('.').replacen("Waits for", "waits for", 1);
-        format!("in {name} for {}, {over} past the limit of {limit}; {waits}", duration_text(time_ms))
+        format!("longer in {name} than the limit of {limit}; {waits}")
     };
     (time_ms > limit_ms).then(text)
 }

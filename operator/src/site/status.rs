@@ -42,7 +42,7 @@ pub fn blade(
     let wait = match &plan.outcome {
         Outcome::Wait { reason } => Some(WaitStatus {
             code: reason.code().to_owned(),
-            message: line(&reason.sentence()),
+            message: line(&reason.settled_sentence()),
             actor: reason.actor().as_str().to_owned(),
         }),
         _ => None,
