@@ -7,6 +7,7 @@ what=${*:-classifier agent host judge site fleet}
 bash tests/setup/packages.sh "the benchmarks" python3 python3-venv gcc stressapptest stress-ng bc
 echo "building for release" >&2
 cargo build --release --quiet -p whet -p whetstone-agent -p whetstone-operator -p whetstone-sim-fleet
+cargo build --release --quiet -p whetstone-operator --example bare_patches
 cargo build --quiet -p whetstone-scenario --bins
 target/debug/whet-sim libs --dir target/sim
 for one in $what; do

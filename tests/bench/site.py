@@ -3,9 +3,10 @@
 
     site.py BIN KUBE OUT.jsonl [BLADES ...]
 
-BIN: folder with whetstone-operator and whet-fleet (release builds). KUBE: folder with whet-local and kubectl.
+BIN: folder with whetstone-operator, whet-fleet and examples/bare_patches (release builds). KUBE: folder with whet-local and kubectl.
 For each number of blades (default 500 2000 5000): a fresh control plane, one tranche, every blade accepted; then a while at
-rest, then a fault on 1,000 blades (or a fifth, if there are fewer) at once: first with the circuit breaker, then past it.
+rest, then a fault on 1,000 blades (or a fifth, if there are fewer) at once: first with the circuit breaker, then past it;
+then as many nodes patched by a client that does nothing else.
 One JSON object for each measurement goes to OUT.jsonl. Everything is on loopback and ends by itself.
 """
 
@@ -146,6 +147,37 @@ def metrics():
     return {m.group(1): float(m.group(2)) for m in re.finditer(r"^(whetstone_\S+) (\S+)$", text, re.M)}
 
 
+def requests(api):
+    """Requests that the apiserver has answered, by kind; watches left out."""
+    connection = api.connect()
+    connection.request("GET", "/metrics")
+    counts = {}
+    for line in connection.getresponse().read().decode().splitlines():
+        found = re.match(r"apiserver_request_total{(.*)} (\S+)$", line)
+        if found:
+            label = dict(re.findall(r'(\w+)="([^"]*)"', found.group(1)))
+            kind = f"{label['verb']} {label['resource']}" + (f"/{label['subresource']}" if label["subresource"] else "")
+            if label["resource"] and label["verb"] != "WATCH":
+                counts[kind] = counts.get(kind, 0) + float(found.group(2))
+    return counts
+
+
+def difference(after, before, digits=0):
+    moved = {name: round(after[name] - before.get(name, 0), digits) for name in after}
+    return {name: count for name, count in sorted(moved.items()) if count}
+
+
+def quiet(api, per_second):
+    """Waits until the apiserver has nothing left of what came before."""
+
+    def calm():
+        before = sum(requests(api).values())
+        time.sleep(2)
+        return sum(requests(api).values()) - before < 2 * per_second
+
+    wait("a quiet apiserver", calm, 300)
+
+
 def quantile(sorted_values, part):
     return sorted_values[min(len(sorted_values) - 1, int(part * len(sorted_values)))]
 
@@ -280,7 +312,8 @@ def measure(blades, folder, put):
         time.sleep(5)
         version = api.call(api.connect(), "GET", "/api/v1/nodes?limit=1")["metadata"]["resourceVersion"]
         watch = NodeWatch(api, version)
-        before = cpu_by_name(cluster, {operator.pid, fleet.pid, os.getpid()})
+        quiet(api, 100)
+        asked, before = requests(api), cpu_by_name(cluster, {operator.pid, fleet.pid, os.getpid()})
         sent = time.monotonic()
         tell(f"fault {bad} xid-79")
         wait("all bad blades withheld", lambda: len(watch.at) >= bad, 120)
@@ -289,8 +322,16 @@ def measure(blades, folder, put):
         put(what="burst", blades=blades, bad=bad, last_s=round(times[-1], 3),
             blades_per_s=round(bad / (times[-1] - times[0]), 1), from_order_blades_per_s=round(bad / times[-1], 1),
             p50_s=round(quantile(times, 0.5), 3), p99_s=round(quantile(times, 0.99), 3),
-            cpu_s={name: round(after[name] - before.get(name, 0), 2) for name in after})
+            cpu_s=difference(after, before, 2), requests=difference(requests(api), asked))
         watch.end()
+
+        # What the apiserver of this very site takes from a client that does nothing else, on nodes that nobody else is at.
+        for child in (fleet, operator):
+            child.terminate()
+            child.wait(30)
+        quiet(api, 100)
+        bare = json.loads(run(BIN / "examples/bare_patches", kubeconfig, "b-", bad, 2 * bad, stdout=subprocess.PIPE).stdout)
+        put(what="bare_client", blades=blades, nodes=bare["nodes"], nodes_per_s=round(bare["per_s"], 1))
     finally:
         for child in reversed(children):
             child.terminate()

@@ -1,6 +1,7 @@
 //! Our taint, cordon and note on a blade's node: what is there, what the patch is, the patch itself.
 //!
-//! Only what is ours is ever taken away: the taint with our key, and a cordon that carries our mark.
+//! Only what is ours is ever taken away: the taint with our key, and a cordon that carries our mark. With a cordon goes the taint
+//! that Kubernetes' own controller would set a moment later: a burst of cordons would keep that one busy for as long as us.
 
 use k8s_openapi::api::core::v1::{Node, Taint};
 use kube::api::{Patch, PatchParams};
@@ -51,12 +52,23 @@ pub enum Wanted {
     Free,
 }
 
+/// Kubernetes' own taint on a cordoned node, kept by its node lifecycle controller.
+fn cordon_taint() -> Taint {
+    let key = "node.kubernetes.io/unschedulable".to_owned();
+    Taint { key, value: None, effect: "NoSchedule".to_owned(), time_added: None }
+}
+
+fn is_cordon_taint(taint: &Taint) -> bool {
+    let cordon = cordon_taint();
+    taint.key == cordon.key && taint.effect == cordon.effect
+}
+
 /// The merge patch that brings `node` there; `None` if nothing is to do. It carries the node's resource version: a list of
 /// taints can only be replaced as a whole, and somebody else's must not get lost.
 pub fn patch(node: &Node, wanted: &Wanted) -> Option<Value> {
     let spec = node.spec.clone().unwrap_or_default();
     let taints = spec.taints.clone().unwrap_or_default();
-    let others: Vec<Taint> = taints.iter().filter(|taint| taint.key != TAINT).cloned().collect();
+    let mut wanted_taints: Vec<Taint> = taints.iter().filter(|taint| taint.key != TAINT).cloned().collect();
     let unschedulable = spec.unschedulable.unwrap_or(false);
     let (mut changes, mut annotations, mut labels) = (json!({}), json!({}), json!({}));
     match wanted {
@@ -69,8 +81,12 @@ pub fn patch(node: &Node, wanted: &Wanted) -> Option<Value> {
             };
             let there: Vec<&Taint> = taints.iter().filter(|taint| taint.key == TAINT).collect();
             let right = |t: &Taint| t.value == ours.value && t.effect == ours.effect;
-            if !matches!(there[..], [only] if right(only)) {
-                changes["taints"] = json!(others.into_iter().chain([ours]).collect::<Vec<_>>());
+            let right = matches!(there[..], [only] if right(only));
+            let cordon = !unschedulable && !taints.iter().any(is_cordon_taint);
+            if !right || cordon {
+                wanted_taints.push(ours);
+                wanted_taints.extend(cordon.then(cordon_taint));
+                changes["taints"] = json!(wanted_taints);
             }
             if !unschedulable {
                 changes["unschedulable"] = json!(true);
@@ -84,8 +100,11 @@ pub fn patch(node: &Node, wanted: &Wanted) -> Option<Value> {
             }
         }
         Wanted::Free => {
-            if others.len() != taints.len() {
-                changes["taints"] = json!(others);
+            if marked(node) {
+                wanted_taints.retain(|taint| !is_cordon_taint(taint));
+            }
+            if wanted_taints.len() != taints.len() {
+                changes["taints"] = json!(wanted_taints);
             }
             if marked(node) {
                 annotations[CORDONED] = Value::Null;
@@ -215,15 +234,18 @@ mod tests {
     fn a_persons_cordon_survives() {
         let held = patched(&node(json!({"unschedulable": true}), json!({})), &withheld());
         assert!(!view(&held).our_cordon);
-        let free = patched(&held, &Wanted::Free);
-        assert_eq!(free.spec.unwrap().unschedulable, Some(true));
+        let free = patched(&held, &Wanted::Free).spec.unwrap();
+        assert_eq!(free.unschedulable, Some(true));
+        assert_eq!(free.taints, Some(Vec::new()), "what mirrors their cordon is the node controller's");
     }
 
     #[test]
     fn a_person_who_uncordons_is_cordoned_again_while_the_blade_is_withheld() {
         let mut held = patched(&node(json!({}), json!({})), &withheld());
         held.spec.as_mut().unwrap().unschedulable = None;
-        assert!(view(&patched(&held, &withheld())).our_cordon);
+        let again = patched(&held, &withheld());
+        assert!(view(&again).our_cordon);
+        assert_eq!(again.spec.unwrap().taints.unwrap().len(), 2, "ours, and that of the cordon");
     }
 
     #[test]

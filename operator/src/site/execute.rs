@@ -24,10 +24,13 @@ const NODES_AT_ONCE: usize = 64;
 /// Writes to the store at once that go one by one.
 const STORE_AT_ONCE: usize = 16;
 
+/// A run to be made, of which blade, and at which sequence.
+type RunOf = (Serial, i64, NewRun);
+
 pub struct Executor {
     parts: Parts,
     transitions: Together<NewTransition, Result<i64, Stale>>,
-    runs: Together<(Serial, i64, NewRun), Result<(RunId, i64), Stale>>,
+    runs: Together<RunOf, Result<(RunId, i64), Stale>>,
     cases: Together<NewCase, Option<CaseId>>,
     retested: Together<(Serial, i64), ()>,
     nodes: Semaphore,
@@ -55,7 +58,7 @@ impl Executor {
             }
         });
         let store = parts.store.clone();
-        let runs = Together::start(&parts.tasks, move |runs: Vec<(Serial, i64, NewRun)>| {
+        let runs = Together::start(&parts.tasks, move |runs: Vec<RunOf>| {
             let store = store.clone();
             async move { store.start_runs(&runs, now_ms()).await }
         });

@@ -65,9 +65,7 @@ impl Memory {
             }
             match fresh.remove(serial) {
                 Some(row) => {
-                    let asked = run_asked_for(seen, row.name.as_str());
-                    let asked = asked.is_some_and(|made_ms| still_asked(&row, made_ms));
-                    self.view(&row, seen, drains, asked);
+                    self.view(&row, seen, drains);
                     self.names.insert(row.name.to_string(), serial.clone());
                     self.rows.insert(serial.clone(), row);
                 }
@@ -81,7 +79,22 @@ impl Memory {
         self.planner.refresh(&self.site, dirty);
     }
 
-    fn view(&mut self, row: &BladeRow, seen: &Seen, drains: &Drains, asked: bool) {
+    /// Builds the views of `shown` anew from the rows that are known: their objects or nodes changed.
+    pub fn show(&mut self, shown: &BTreeSet<Serial>, seen: &Seen, drains: &Drains) {
+        for serial in shown {
+            let Some((serial, row)) = self.rows.remove_entry(serial) else { continue };
+            if let Some(node) = self.node_names.remove(&serial) {
+                self.nodes.remove(&node);
+            }
+            self.view(&row, seen, drains);
+            self.rows.insert(serial, row);
+        }
+        self.planner.refresh(&self.site, shown);
+    }
+
+    fn view(&mut self, row: &BladeRow, seen: &Seen, drains: &Drains) {
+        let asked = run_asked_for(seen, row.name.as_str());
+        let asked = asked.is_some_and(|made_ms| still_asked(row, made_ms));
         let object = seen.blade(row.name.as_str());
         let understood = object.as_ref().map(|guard| match &guard.0 {
             Ok(blade) => view::intent(blade, row.retested, asked).map_err(|e| e.to_string()),

@@ -27,7 +27,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, error, warn};
 use whetstone_model::ids::Serial;
 use whetstone_plan::{Plan, SiteLimits};
-use whetstone_store::{Store, StoreError};
+use whetstone_store::{SiteRows, Store, StoreError};
 
 use crate::clock::now_ms;
 use crate::cluster::drain::Drains;
@@ -235,31 +235,38 @@ impl Site {
         Ok(())
     }
 
-    /// Looks up what was named, and answers whom to plan for.
+    /// Looks up what was named, and answers whom to plan for. The rows are read anew where the store may have changed; of a
+    /// blade whose object or node changed only those are.
     async fn look(&mut self, work: &Work) -> Result<BTreeSet<Serial>, SiteError> {
         let now = Instant::now();
-        let timer = self.parts.metrics.store_seconds.with_label_values(&["load"]).start_timer();
-        let mut dirty = work.serials.clone();
-        dirty.extend(work.blades.iter().filter_map(|name| self.memory.by_name(name)).cloned());
-        dirty.extend(work.nodes.iter().filter_map(|name| self.memory.by_node(name)).cloned());
-        dirty.extend(self.later.iter().filter(|(_, (_, due))| *due <= now).map(|(serial, _)| serial.clone()));
+        let mut changed = work.serials.clone();
+        changed
+            .extend(self.later.iter().filter(|(_, (_, due))| *due <= now).map(|(serial, _)| serial.clone()));
+        let mut shown = BTreeSet::new();
+        shown.extend(work.blades.iter().filter_map(|name| self.memory.by_name(name)).cloned());
+        shown.extend(work.nodes.iter().filter_map(|name| self.memory.by_node(name)).cloned());
+        let timer = || self.parts.metrics.store_seconds.with_label_values(&["load"]).start_timer();
         let rows = if work.all || work.manifests {
+            let _timed = timer();
             let rows = self.parts.store.load_site().await?;
-            dirty = self.memory.rows.keys().cloned().collect();
-            dirty.extend(rows.blades.iter().map(|row| row.serial.clone()));
+            changed = self.memory.rows.keys().cloned().collect();
+            changed.extend(rows.blades.iter().map(|row| row.serial.clone()));
             rows
-        } else if dirty.is_empty() {
-            return Ok(dirty);
+        } else if changed.is_empty() {
+            SiteRows::default()
         } else {
-            let asked: Vec<Serial> = dirty.iter().cloned().collect();
+            let _timed = timer();
+            let asked: Vec<Serial> = changed.iter().cloned().collect();
             self.parts.store.load_blades(&asked).await?
         };
-        timer.observe_duration();
         for (serial, why) in &rows.unreadable {
             error!(serial, why, "a blade's row cannot be understood; the others go on");
         }
-        self.memory.update(&dirty, rows.blades, &self.parts.seen, &self.parts.drains);
-        Ok(dirty)
+        shown.retain(|serial| !changed.contains(serial));
+        self.memory.update(&changed, rows.blades, &self.parts.seen, &self.parts.drains);
+        self.memory.show(&shown, &self.parts.seen, &self.parts.drains);
+        changed.extend(shown);
+        Ok(changed)
     }
 
     /// Takes each blade's steps in order, many blades at once.
