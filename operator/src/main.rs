@@ -14,9 +14,10 @@ use whetstone_operator::pki::{self, SiteCa};
 use whetstone_operator::run::{RunOptions, run};
 use whetstone_store::Store;
 
-/// Thousands of connections and rows come and go; the C library's allocator spent half of the CPU time at rest on them.
+/// Thousands of connections and rows come and go: with the C library's allocator half of the CPU time at rest went into it, and
+/// four tenths more memory (docs/benchmarks/fleet.md).
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 #[derive(Parser)]
 #[command(
@@ -107,6 +108,10 @@ struct Run {
     /// A run of which nothing was heard for longer is lost, and tried again
     #[arg(long, value_name = "TIME", default_value = "30m", value_parser = duration)]
     run_lost: Duration,
+    /// Connections at once. When three quarters are taken, further ones end with each answer: more agents than that cost a
+    /// TLS handshake a report, and no memory
+    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(16..=1_000_000))]
+    connections: u32,
     /// Logs as JSON, one object a line
     #[arg(long)]
     json_logs: bool,
@@ -253,6 +258,7 @@ async fn serve(args: Run) -> anyhow::Result<()> {
         report_interval: args.report_interval,
         agent_away: args.agent_away,
         run_lost: args.run_lost,
+        connections: args.connections as usize,
         #[cfg(debug_assertions)]
         abort_after_steps: args.abort_after_steps,
         #[cfg(not(debug_assertions))]

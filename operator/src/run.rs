@@ -50,6 +50,7 @@ pub struct RunOptions {
     pub report_interval: Duration,
     pub agent_away: Duration,
     pub run_lost: Duration,
+    pub connections: usize,
     pub abort_after_steps: i64,
 }
 
@@ -107,7 +108,8 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> anyhow::Result
     let router = intake.router().merge(ops::router(ops));
     let listener =
         TcpListener::bind(options.listen).await.with_context(|| format!("--listen {}", options.listen))?;
-    tasks.spawn(intake::serve(listener, tls, router, ServerLimits::default(), intake_metrics, stop.clone()));
+    let limits = ServerLimits { connections: options.connections, ..ServerLimits::default() };
+    tasks.spawn(intake::serve(listener, tls, router, limits, intake_metrics, stop.clone()));
 
     let upkeep = Upkeep {
         store: store.clone(),

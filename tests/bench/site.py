@@ -203,13 +203,6 @@ def measure(blades, folder, put):
         run(*kubectl, "apply", "-f", crds, stdout=subprocess.DEVNULL)
         run(*kubectl, "wait", "--for=condition=Established", "crd", "--all", stdout=subprocess.DEVNULL)
         api = Api(kubeconfig, folder)
-        operator = subprocess.Popen(
-            [str(a) for a in [
-                BIN / "whetstone-operator", "run", "--store", f"sqlite:{folder}/store.db?mode=rwc", "--pki-dir", folder / "pki",
-                "--pki-create", "--kubeconfig", kubeconfig, "--listen", f"127.0.0.1:{INTAKE}", "--http", f"127.0.0.1:{HTTP}",
-                "--server-name", "localhost", "--report-interval", f"{INTERVAL_S}s"]],
-            stderr=open(folder / "operator.log", "w"))
-        children.append(operator)
 
         def ready():
             try:
@@ -219,7 +212,19 @@ def measure(blades, folder, put):
             except OSError:
                 return False
 
-        wait("operator", ready, 60)
+        def start_operator(*more):
+            child = subprocess.Popen(
+                [str(a) for a in [
+                    BIN / "whetstone-operator", "run", "--store", f"sqlite:{folder}/store.db?mode=rwc",
+                    "--pki-dir", folder / "pki", "--pki-create", "--kubeconfig", kubeconfig,
+                    "--listen", f"127.0.0.1:{INTAKE}", "--http", f"127.0.0.1:{HTTP}",
+                    "--server-name", "localhost", "--report-interval", f"{INTERVAL_S}s", *more]],
+                stderr=open(folder / "operator.log", "a"))
+            children.append(child)
+            wait("operator", ready, 60)
+            return child
+
+        operator = start_operator()
         empty, _ = process(operator.pid)
         names = [f"b-{i:05}" for i in range(blades)]
         expected = [{"serial": f"S{i:05}", "name": names[i], "rack": f"r-{i // 16:04}", "sku": "hgx-h100"} for i in range(blades)]
@@ -269,15 +274,19 @@ def measure(blades, folder, put):
         put(what="accepted", blades=blades, seconds=round(time.monotonic() - begun, 1))
         log(f"{blades} blades: accepted after {time.monotonic() - begun:.0f} s; at rest")
 
-        time.sleep(20)
-        before, (_, cpu_before), at = tell("stats"), process(operator.pid), time.monotonic()
-        time.sleep(REST_S)
-        after, (resident, cpu_after), now = tell("stats"), process(operator.pid), time.monotonic()
-        seconds = now - at
-        put(what="at_rest", blades=blades, interval_s=INTERVAL_S, resident_bytes=resident, empty_bytes=empty,
-            bytes_per_blade=round((resident - empty) / blades), cpu_cores=round((cpu_after - cpu_before) / seconds, 4),
-            cpu_ms_per_report=round(1000 * (cpu_after - cpu_before) / max(1, after["reports"] - before["reports"]), 3),
-            reports_per_s=round((after["reports"] - before["reports"]) / seconds, 1))
+        def rest(what):
+            time.sleep(20)
+            before, (_, cpu_before), at = tell("stats"), process(operator.pid), time.monotonic()
+            time.sleep(REST_S)
+            after, (resident, cpu_after), now = tell("stats"), process(operator.pid), time.monotonic()
+            seconds = now - at
+            put(what=what, blades=blades, interval_s=INTERVAL_S, resident_bytes=resident, empty_bytes=empty,
+                bytes_per_blade=round((resident - empty) / blades), cpu_cores=round((cpu_after - cpu_before) / seconds, 4),
+                cpu_ms_per_report=round(1000 * (cpu_after - cpu_before) / max(1, after["reports"] - before["reports"]), 3),
+                reports_per_s=round((after["reports"] - before["reports"]) / seconds, 1),
+                connections=metrics()["whetstone_intake_connections"])
+
+        rest("at_rest")
 
         bad = min(1000, blades // 5)
         version = api.call(api.connect(), "GET", "/api/v1/nodes?limit=1")["metadata"]["resourceVersion"]
@@ -324,6 +333,14 @@ def measure(blades, folder, put):
             p50_s=round(quantile(times, 0.5), 3), p99_s=round(quantile(times, 0.99), 3),
             cpu_s=difference(after, before, 2), requests=difference(requests(api), asked))
         watch.end()
+
+        # A site with ten times more agents than connections.
+        log(f"{blades} blades: the operator again, with {max(16, blades // 10)} connections")
+        operator.terminate()
+        operator.wait(30)
+        operator = start_operator("--connections", max(16, blades // 10))
+        wait("the agents back", lambda: metrics().get('whetstone_agents{state="live"}') == blades, 120)
+        rest("at_rest_few_connections")
 
         # What the apiserver of this very site takes from a client that does nothing else, on nodes that nobody else is at.
         for child in (fleet, operator):

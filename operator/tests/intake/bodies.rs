@@ -103,6 +103,18 @@ fn who_sends_slowly_is_cut_off_and_holds_up_nobody() {
     still_serves(&other);
 }
 
+/// Agents keep their connections; with more agents than places none of them may wait until another's is idle for a minute.
+#[test]
+fn more_agents_than_connections_are_all_served() {
+    let limits = ServerLimits { connections: 4, ..ServerLimits::default() };
+    let site = Site::with_limits(12, intake::Config::default(), limits);
+    let agents: Vec<_> = (1..=12).map(|n| site.joined(&format!("S{n}"))).collect();
+    for _ in 0..2 {
+        agents.iter().for_each(still_serves);
+    }
+    assert!(site.metric("whetstone_intake_connections", &[]) <= 4.0);
+}
+
 #[test]
 fn a_locked_database_is_told_with_503_and_nothing_is_lost() {
     use sqlx::Connection as _;
