@@ -135,7 +135,13 @@ fn first_line(row: Option<&BladeRow>, history: Option<&History>, now_ms: i64) ->
         text += &format!(" {}", clean(&wait.message));
         // Where a person is named already, saying it again is noise.
         if !wait.message.contains("(a person)") {
-            text += &format!(" Who acts: {}.", clean(&wait.actor));
+            let who = match wait.actor.as_str() {
+                "person" => "a person",
+                "supplier" => "the supplier",
+                "tenant" => "the tenant",
+                other => other,
+            };
+            text += &format!(" Who acts: {}.", clean(who));
         }
     }
     if row.stuck {

@@ -1,7 +1,9 @@
 //! The verbs that speak with a site: its Kubernetes API for objects, its operator for history, tokens and reports.
 
 mod access;
+mod audit;
 mod blades;
+mod breaker;
 mod burnins;
 mod cases;
 mod explain;
@@ -44,6 +46,10 @@ pub enum Verb {
     Tokens(tokens::Args),
     /// Machines that spoke up and are on no manifest
     Unexpected(unexpected::Args),
+    /// How many blades faults may take out of service at once, and a person's word that more is right
+    Breaker(breaker::Args),
+    /// Who asked the operator for what, and whom it refused
+    Audit(audit::Args),
 }
 
 pub fn run(verb: Verb) -> anyhow::Result<ExitCode> {
@@ -58,6 +64,8 @@ pub fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Burnins(args) => burnins::run(args),
         Verb::Tokens(args) => tokens::run(args),
         Verb::Unexpected(args) => unexpected::run(args),
+        Verb::Breaker(args) => breaker::run(args),
+        Verb::Audit(args) => audit::run(args),
     }
 }
 

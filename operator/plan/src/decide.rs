@@ -95,7 +95,11 @@ impl<'a> Look<'a> {
     /// `None` if the blade is not in the index: it came after it was made.
     pub(crate) fn decide(&self, blade: &BladeView) -> Option<BladePlan> {
         let wish = self.index.wish(&blade.serial)?;
-        let decided = self.carry_out(blade, wish);
+        let mut decided = self.carry_out(blade, wish);
+        if matches!(wish, Wish::Serve | Wish::Keep) {
+            // A fault went while its case was open and its node not yet withheld.
+            decided.steps.splice(0..0, close_cases(blade, "gone before the blade was withheld"));
+        }
         let stuck = match &decided.outcome {
             Outcome::Wait { reason } => explain::stuck(blade, reason, self.now_ms),
             _ => None,

@@ -150,6 +150,16 @@ impl WaitReason {
 }
 
 impl Actor {
+    /// The word for programs, as in a status.
+    pub fn word(self) -> &'static str {
+        match self {
+            Actor::Whetstone => "whetstone",
+            Actor::Person => "person",
+            Actor::Supplier => "supplier",
+            Actor::Tenant => "tenant",
+        }
+    }
+
     /// As it stands after "who acts".
     pub fn as_str(self) -> &'static str {
         match self {

@@ -11,7 +11,7 @@ mod world;
 use std::collections::BTreeSet;
 
 use whetstone_model::action::Action;
-use whetstone_model::ids::{RackName, RunId};
+use whetstone_model::ids::{CaseId, RackName, RunId};
 use whetstone_model::lifecycle::{AfterDrain, Owner, Phase, PhaseName, PrepareStep, QuarantineReason, Rung};
 use whetstone_model::verdict::Outcome as Verdict;
 use whetstone_plan::*;
@@ -404,4 +404,16 @@ fn the_breaker_counts_a_share_of_what_serves() {
         (1..=100).filter(|n| world.blade(*n).phase.name() == PhaseName::Quarantined).collect();
     assert_eq!(out, [46, 47, 48, 49, 50, 60], "the oldest faults first");
     assert!(matches!(waits(&world, 1), WaitReason::Breaker { faulted: 50, .. }));
+}
+
+/// The operator ended between case and taint, and the fault cleared: the case must not stand for ever on a sound blade.
+#[test]
+fn a_case_of_a_fault_that_went_before_the_blade_was_withheld_is_closed() {
+    let mut world = joined(1, tranche("t-1", 1));
+    settle(&mut world);
+    pass_time(&mut world, 12 * MINUTE);
+    assert_eq!(world.blade(1).phase, Phase::Ready);
+    world.blade(1).cases.push(CaseView { case: CaseId(7), code: "xid79".into(), device: None, opened_ms: 0 });
+    let steps = one(&world, 1).steps;
+    assert!(matches!(&steps[..], [Step::CloseCase { case: CaseId(7), .. }]), "{steps:?}");
 }

@@ -13,8 +13,10 @@ use tracing::debug;
 use super::precedence::Precedence;
 use super::within;
 
-/// Events on their way at once; further ones are left out.
+/// Events on their way at once.
 const AT_ONCE: usize = 8;
+/// Events that wait; further ones are left out.
+const WAITING: usize = 1_000;
 /// Longest note that the apiserver takes is 1024 bytes.
 const NOTE: usize = 900;
 
@@ -23,6 +25,7 @@ const NOTE: usize = 900;
 pub struct Events {
     recorder: Recorder,
     room: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
     precedence: Precedence,
     tasks: TaskTracker,
 }
@@ -31,13 +34,13 @@ impl Events {
     pub fn new(client: Client, identity: &str, precedence: Precedence, tasks: TaskTracker) -> Events {
         let reporter =
             Reporter { controller: whetstone_api::FIELD_MANAGER.into(), instance: Some(identity.into()) };
-        let room = Arc::new(Semaphore::new(AT_ONCE));
-        Events { recorder: Recorder::new(client, reporter), room, precedence, tasks }
+        let (room, waiting) = (Arc::new(Semaphore::new(AT_ONCE)), Arc::new(Semaphore::new(WAITING)));
+        Events { recorder: Recorder::new(client, reporter), room, waiting, precedence, tasks }
     }
 
     /// Says that `object` came to `reason` (CamelCase), in the background.
     pub fn say(&self, object: ObjectReference, warning: bool, reason: &str, note: &str) {
-        let Ok(place) = self.room.clone().try_acquire_owned() else { return };
+        let Ok(place) = self.waiting.clone().try_acquire_owned() else { return };
         let note = note.get(..note.floor_char_boundary(NOTE)).unwrap_or_default();
         let event = Event {
             type_: if warning { EventType::Warning } else { EventType::Normal },
@@ -46,9 +49,11 @@ impl Events {
             action: "Transition".to_owned(),
             secondary: None,
         };
-        let (recorder, precedence) = (self.recorder.clone(), self.precedence.clone());
+        let (recorder, room, precedence) =
+            (self.recorder.clone(), self.room.clone(), self.precedence.clone());
         self.tasks.spawn(async move {
             let _place = place;
+            let _turn = room.acquire().await;
             precedence.after_nodes().await;
             if let Err(error) = within("publish event", recorder.publish(&event, &object)).await {
                 debug!(%error, "an event could not be published");

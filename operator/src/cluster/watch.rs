@@ -87,7 +87,9 @@ impl Seen {
     /// The objects of a blade's runs, those of people's wishes too, in the order of their names.
     pub fn runs_of(&self, blade: &str) -> Vec<Arc<DeserializeGuard<BurnIn>>> {
         let names = lock(&self.runs).get(blade).cloned().unwrap_or_default();
-        names.iter().filter_map(|name| self.burnins.get(&ObjectRef::new(name))).collect()
+        let objects = names.iter().filter_map(|name| self.burnins.get(&ObjectRef::new(name)));
+        // The name may be another's by now.
+        objects.filter(|guard| guard.0.as_ref().is_ok_and(|burnin| burnin.spec.blade == blade)).collect()
     }
 }
 
@@ -115,6 +117,8 @@ trait Watched: Resource<DynamicType = ()> {
     fn say(&self, dirty: &Dirty, listed: bool);
     /// Keeps by which other name it is looked up.
     fn index(&self, _there: bool, _runs: &Runs) {}
+    /// All were listed: drops from the index whatever is none of them.
+    fn prune(_listed: &HashMap<String, u64>, _runs: &Runs) {}
 }
 
 fn hash(of: impl Hash) -> u64 {
@@ -171,6 +175,12 @@ impl Watched for DeserializeGuard<BurnIn> {
                 runs.remove(blade);
             }
         }
+    }
+    fn prune(listed: &HashMap<String, u64>, runs: &Runs) {
+        lock(runs).retain(|_, names| {
+            names.retain(|name| listed.contains_key(name));
+            !names.is_empty()
+        });
     }
 }
 
@@ -248,13 +258,13 @@ fn heard<K: Watched>(
             manifests.remove(&object.name_any());
             object.say(dirty, true);
         }
-        // All is listed again. Names of what went meanwhile stay in the index and are looked up in vain.
         watcher::Event::InitApply(object) => {
             object.index(true, runs);
             manifests.insert(object.name_any(), object.manifest());
         }
         watcher::Event::Init => manifests.clear(),
         watcher::Event::InitDone => {
+            K::prune(manifests, runs);
             dirty.manifests();
             dirty.all();
         }
@@ -295,7 +305,12 @@ mod tests {
         heard(&dirty, &watcher::Event::Apply(run.clone()), &runs, &mut HashMap::new());
         assert!(lock(&runs)["b-1"].contains("please"));
         assert!(dirty.take().blades.contains("b-1"), "the wish has to be looked at");
-        heard(&dirty, &watcher::Event::Delete(run), &runs, &mut HashMap::new());
+        heard(&dirty, &watcher::Event::Delete(run.clone()), &runs, &mut HashMap::new());
+        assert!(lock(&runs).is_empty());
+        // One that went while nobody watched.
+        heard(&dirty, &watcher::Event::Apply(run), &runs, &mut HashMap::new());
+        let all = watcher::Event::<DeserializeGuard<BurnIn>>::InitDone;
+        heard(&dirty, &all, &runs, &mut HashMap::new());
         assert!(lock(&runs).is_empty());
     }
 }

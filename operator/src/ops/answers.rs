@@ -266,3 +266,27 @@ impl RunFiles {
         }
     }
 }
+
+/// The circuit breaker. Counts are blades.
+#[derive(Serialize)]
+pub(super) struct Breaker {
+    /// It holds back.
+    open: bool,
+    /// A person has said that a mass quarantine is right.
+    #[serde(rename = "override")]
+    overridden: bool,
+    /// Withheld for faults within the window.
+    withheld: usize,
+    /// To be withheld for faults now.
+    wanted: usize,
+    /// May be withheld within the window.
+    limit: usize,
+}
+
+impl Breaker {
+    pub fn of(decision: &whetstone_plan::Breaker, overridden: bool) -> Self {
+        let whetstone_plan::Breaker { withheld, wanted, limit, .. } = *decision;
+        // The decision may have been made before the word was given or taken back.
+        Breaker { open: !overridden && withheld + wanted > limit, overridden, withheld, wanted, limit }
+    }
+}

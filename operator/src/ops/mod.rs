@@ -32,6 +32,8 @@ pub trait SiteInfo: Send + Sync + 'static {
     fn tranche(&self, name: &TrancheName) -> Option<TrancheTerms>;
     /// Where a blade is and what it waits for, in one line.
     fn explain(&self, serial: &Serial) -> Option<String>;
+    /// What the circuit breaker decided last.
+    fn breaker(&self) -> whetstone_plan::Breaker;
 }
 
 /// What the ops API needs.
@@ -72,7 +74,7 @@ pub fn router(ops: Ops) -> Router {
         .route("/v1/ops/cases", get(cases))
         .route("/v1/ops/tranches/{name}/report", get(tranche_report))
         .route("/v1/ops/runs/{run}/report", get(run_report))
-        .route("/v1/ops/breaker", post(breaker))
+        .route("/v1/ops/breaker", get(breaker_state).post(breaker))
         .with_state(context)
 }
 
@@ -295,6 +297,14 @@ async fn run_report(State(context): State<Context>, Path(run): Path<String>, req
         let found = call.shared.store().report_of(run).await.map_err(store)?;
         let found = found.ok_or_else(|| Refusal::no_such_run(format!("run {run} has no result")))?;
         Ok(json(&answers::RunFiles::of(found)))
+    })
+    .await
+}
+
+async fn breaker_state(State(context): State<Context>, request: Request) -> Response {
+    let ops = context.ops.clone();
+    call(&context, request, |_call| async move {
+        Ok(json(&answers::Breaker::of(&ops.site.breaker(), *ops.breaker.borrow())))
     })
     .await
 }

@@ -84,11 +84,21 @@ impl Executor {
     async fn steps(&self, memory: &Memory, plan: &BladePlan) -> Result<(), SiteError> {
         let Some(blade) = memory.site.blades.get(&plan.serial) else { return Ok(()) };
         let mut taken = Taken { sequence: plan.sequence, case: None };
+        let mut failed = None;
         for step in &plan.steps {
-            self.step(memory, blade, step, &mut taken).await?;
-            self.count_step();
+            // A case that cannot be written holds up no taint; whatever comes after that waits.
+            match (&failed, step) {
+                (None, _) | (Some(_), Step::Withhold { .. }) => {}
+                (Some(_), Step::OpenCase { .. }) => continue,
+                (Some(_), _) => break,
+            }
+            match self.step(memory, blade, step, &mut taken).await {
+                Ok(()) => self.count_step(),
+                Err(error) if matches!(step, Step::OpenCase { .. }) => failed = Some(error),
+                Err(error) => return Err(failed.unwrap_or(error)),
+            }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     /// For the tests that kill the operator at every step.

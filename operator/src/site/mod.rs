@@ -40,10 +40,10 @@ use crate::metrics::Metrics;
 use execute::Executor;
 use memory::Memory;
 
-/// Everything is looked at again so often: time passes without an event. Where a look takes long, less often, so that it
-/// takes a twentieth of a core at most.
+/// Everything is looked at again so often: time passes without an event, and a place that one blade leaves is another's. Where a
+/// look takes long, less often, so that it takes a twentieth of the time; but silence has to be told from an old look.
 const FULL: Duration = Duration::from_secs(5);
-const FULL_MOST: Duration = Duration::from_secs(60);
+const FULL_MOST: Duration = Duration::from_secs(15);
 const FULL_SHARE: u32 = 20;
 /// Events are gathered for so long: one look for a burst of them.
 const GATHER: Duration = Duration::from_millis(10);
@@ -215,11 +215,17 @@ impl Site {
         let now = now_ms();
         let plan = if work.all || work.manifests {
             let plan = self.memory.planner.plan(&self.memory.site, now);
-            self.full = Instant::now() + (begun.elapsed() * FULL_SHARE).clamp(FULL, FULL_MOST);
+            if work.all {
+                self.full = Instant::now() + (begun.elapsed() * FULL_SHARE).clamp(FULL, FULL_MOST);
+            }
             plan
         } else {
             self.memory.planner.plan_some(&self.memory.site, &dirty, now)
         };
+        // What has nothing left to be done, or is gone, is due no more.
+        let busy: BTreeSet<&Serial> =
+            plan.blades.iter().filter(|blade| !blade.steps.is_empty()).map(|blade| &blade.serial).collect();
+        self.later.retain(|serial, (_, due)| *due > begun || busy.contains(serial));
         self.take_steps(&plan).await;
         judge::start(&parts, &self.memory, &plan);
         parts.known.decided(&self.memory, &plan);

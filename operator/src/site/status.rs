@@ -43,7 +43,7 @@ pub fn blade(
         Outcome::Wait { reason } => Some(WaitStatus {
             code: reason.code().to_owned(),
             message: line(&reason.settled_sentence()),
-            actor: reason.actor().as_str().to_owned(),
+            actor: reason.actor().word().to_owned(),
         }),
         _ => None,
     };

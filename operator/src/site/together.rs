@@ -19,8 +19,9 @@ pub struct Together<In, Out> {
     queue: mpsc::Sender<(In, Answer<Out>)>,
 }
 
-impl<In: Send + 'static, Out: Send + 'static> Together<In, Out> {
-    /// `write` answers one for each that it is given, in their order.
+impl<In: Clone + Send + 'static, Out: Send + 'static> Together<In, Out> {
+    /// `write` answers one for each that it is given, in their order. Where one of them is at fault, not the database, they go
+    /// one by one: the others do not suffer for it.
     pub fn start<F>(tasks: &TaskTracker, write: impl Fn(Vec<In>) -> F + Send + 'static) -> Self
     where
         F: Future<Output = Result<Vec<Out>, StoreError>> + Send,
@@ -30,16 +31,26 @@ impl<In: Send + 'static, Out: Send + 'static> Together<In, Out> {
             let mut batch: Vec<(In, Answer<Out>)> = Vec::with_capacity(MOST);
             while waiting.recv_many(&mut batch, MOST).await > 0 {
                 let (items, answers): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
-                let written = write(items).await.map_err(Arc::new);
-                let mut outcomes = written.map(Vec::into_iter);
-                for answer in answers {
-                    let outcome = match &mut outcomes {
-                        Ok(outcomes) => outcomes.next().map(Ok),
-                        Err(error) => Some(Err(error.clone())),
-                    };
-                    // Who asked is gone: the process ends. Without an outcome it hears that the answer was dropped.
-                    if let Some(outcome) = outcome {
-                        let _ = answer.send(outcome);
+                // An answer that cannot be sent: who asked is gone, the process ends. One that is dropped is heard of.
+                match write(items.clone()).await {
+                    Ok(outcomes) => {
+                        for (answer, outcome) in answers.into_iter().zip(outcomes) {
+                            let _ = answer.send(Ok(outcome));
+                        }
+                    }
+                    Err(error) if !error.is_transient() && items.len() > 1 => {
+                        for (item, answer) in items.into_iter().zip(answers) {
+                            let written = write(vec![item]).await.map_err(Arc::new);
+                            if let Some(outcome) = written.map(|mut all| all.pop()).transpose() {
+                                let _ = answer.send(outcome);
+                            }
+                        }
+                    }
+                    Err(error) => {
+                        let error = Arc::new(error);
+                        for answer in answers {
+                            let _ = answer.send(Err(error.clone()));
+                        }
                     }
                 }
             }
@@ -80,7 +91,8 @@ mod tests {
         assert_eq!(answers, [0, 2, 4, 6, 8, 10, 12, 14, 16, 18]);
         assert!(sizes.lock().unwrap().len() <= 2, "{sizes:?}");
         let answers = futures::future::join_all([13, 14].map(|n| doubled.write(n))).await;
-        assert!(answers.iter().all(|answer| matches!(answer, Err(SiteError::Batch(_)))));
+        assert!(matches!(answers[0], Err(SiteError::Batch(_))), "{answers:?}");
+        assert!(matches!(answers[1], Ok(28)), "the other one did nothing wrong: {answers:?}");
         assert_eq!(doubled.write(15).await.unwrap(), 30);
     }
 }

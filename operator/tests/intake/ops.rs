@@ -105,6 +105,8 @@ fn audit_strangers_cases_and_the_breaker_are_at_hand() {
 
     assert_eq!(person.post("breaker", &json!({"override": true})).status, 204);
     assert!(*site.breaker.borrow());
+    let state: Value = person.get("breaker").json();
+    assert_eq!(state, json!({"open": false, "override": true, "withheld": 8, "wanted": 4, "limit": 8}));
     person.post("breaker", &json!({"over": 1})).refused(400, BAD_REQUEST);
     site.until("audit lines", || site.audited("breaker", "anna"));
     let lines: Vec<Value> = person.get("audit?limit=1").json();

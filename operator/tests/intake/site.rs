@@ -49,6 +49,10 @@ impl SiteInfo for Objects {
     fn explain(&self, serial: &Serial) -> Option<String> {
         Some(format!("{serial} waits for its run"))
     }
+
+    fn breaker(&self) -> whetstone_plan::Breaker {
+        whetstone_plan::Breaker { open: true, withheld: 8, wanted: 4, limit: 8 }
+    }
 }
 
 pub struct Site {

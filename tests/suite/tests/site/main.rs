@@ -9,6 +9,7 @@
 )]
 
 mod bad_input;
+mod drain;
 mod ha;
 mod harness;
 mod metrics;
