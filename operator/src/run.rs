@@ -81,6 +81,8 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> anyhow::Result
     let ca = Arc::new(SiteCa::open(&options.pki_dir, options.pki_create, now_ms()).context("--pki-dir")?);
     let store = Store::open(&options.store).await.context("--store")?;
     let client = cluster::client(options.kubeconfig.as_deref()).await.context("kubernetes")?;
+    let evicting =
+        cluster::client_that_asks_once(options.kubeconfig.as_deref()).await.context("kubernetes")?;
     let dirty = Dirty::default();
     let seen = Seen::start(&client, &dirty, &tasks, &stop);
     let (leading, leads) = watch::channel(false);
@@ -130,7 +132,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> anyhow::Result
             ..SiteLimits::default()
         },
         store: store.clone(),
-        drains: Drains::new(client.clone(), dirty.clone(), tasks.clone(), stop.clone()),
+        drains: Drains::new(evicting, dirty.clone(), tasks.clone(), stop.clone()),
         events: Events::new(client.clone(), &options.identity, precedence.clone(), tasks.clone()),
         precedence,
         client,

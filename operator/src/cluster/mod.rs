@@ -20,6 +20,18 @@ pub const REQUEST_LIMIT: Duration = Duration::from_secs(15);
 
 /// A client for the cluster of `kubeconfig`, or the one that this process runs in or is set up for.
 pub async fn client(kubeconfig: Option<&std::path::Path>) -> Result<Client, anyhow::Error> {
+    Ok(Client::try_from(config(kubeconfig).await?)?)
+}
+
+/// The same, but every answer comes back as it is. The other one waits and asks again where the apiserver says 429, which for an
+/// eviction means that a disruption budget forbids it.
+pub async fn client_that_asks_once(kubeconfig: Option<&std::path::Path>) -> Result<Client, anyhow::Error> {
+    let mut config = config(kubeconfig).await?;
+    config.default_retry = false;
+    Ok(Client::try_from(config)?)
+}
+
+async fn config(kubeconfig: Option<&std::path::Path>) -> Result<kube::Config, anyhow::Error> {
     let mut config = match kubeconfig {
         Some(path) => {
             let file = kube::config::Kubeconfig::read_from(path)?;
@@ -30,7 +42,7 @@ pub async fn client(kubeconfig: Option<&std::path::Path>) -> Result<Client, anyh
     config.connect_timeout = Some(Duration::from_secs(5));
     // Watches are idle for minutes: no limit on reading. Single requests have REQUEST_LIMIT.
     config.read_timeout = None;
-    Ok(Client::try_from(config)?)
+    Ok(config)
 }
 
 /// Runs one request within [`REQUEST_LIMIT`].
