@@ -217,9 +217,17 @@ fn load_makes_it_warm_hungry_and_shows_errors_that_only_load_shows() {
         let until = Instant::now() + Duration::from_secs(30);
         loop {
             let facts = look_at(&blade, 10_000);
-            let counted =
-                facts.gpus[4].pcie.replays.unwrap_or(0) > 0 && facts.gpus[2].thermal.margin_c < Some(0);
-            if counted || Instant::now() > until {
+            // On a busy machine the load may pause, and a look takes its readings one after the other.
+            let gpu = &facts.gpus;
+            let loaded = gpu[4].pcie.replays > Some(0)
+                && gpu[2].thermal.margin_c < Some(-2)
+                && gpu[2].clocks.event_reasons.contains(&ClockReason::HwThermalSlowdown)
+                && gpu[2].clocks.sm_mhz < gpu[7].clocks.sm_mhz
+                && gpu[5].clocks.event_reasons.contains(&ClockReason::SwPowerCap)
+                && gpu[7].power.draw_w > Some(600.0)
+                && gpu[7].thermal.gpu_c > Some(58)
+                && gpu[7].utilization.gpu_percent == Some(100);
+            if loaded || Instant::now() > until {
                 done.store(true, std::sync::atomic::Ordering::Relaxed);
                 return facts;
             }
