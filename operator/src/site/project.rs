@@ -95,16 +95,17 @@ impl Projector {
         due
     }
 
-    /// The blades that were planned for and do not move on in this very turn.
+    /// The runs of the blades that were planned for, and the status of those that do not move on in this very turn.
     pub fn blades(&mut self, memory: &Memory, plan: &Plan) {
         let now = now_ms();
         for blade in &plan.blades {
             let Some(row) = memory.rows.get(&blade.serial) else { continue };
-            if moves(blade) {
-                continue;
-            }
+            // Also of a blade that moves on: the next look may know another run, and this one's object would stay as it is.
             if let Some(run) = row.run.as_ref().filter(|_| row.phase.name() != PhaseName::Expected) {
                 self.run(row, run);
+            }
+            if moves(blade) {
+                continue;
             }
             let Some(guard) = self.parts.seen.blade(row.name.as_str()) else { continue };
             let Ok(object) = &guard.0 else { continue };
