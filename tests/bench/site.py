@@ -274,7 +274,7 @@ def measure(blades, folder, put):
         put(what="accepted", blades=blades, seconds=round(time.monotonic() - begun, 1))
         log(f"{blades} blades: accepted after {time.monotonic() - begun:.0f} s; at rest")
 
-        def rest(what):
+        def at_rest(what):
             time.sleep(20)
             before, (_, cpu_before), at = tell("stats"), process(operator.pid), time.monotonic()
             time.sleep(REST_S)
@@ -286,7 +286,7 @@ def measure(blades, folder, put):
                 reports_per_s=round((after["reports"] - before["reports"]) / seconds, 1),
                 connections=metrics()["whetstone_intake_connections"])
 
-        rest("at_rest")
+        at_rest("at_rest")
 
         bad = min(1000, blades // 5)
         version = api.call(api.connect(), "GET", "/api/v1/nodes?limit=1")["metadata"]["resourceVersion"]
@@ -340,7 +340,7 @@ def measure(blades, folder, put):
         operator.wait(30)
         operator = start_operator("--connections", max(16, blades // 10))
         wait("the agents back", lambda: metrics().get('whetstone_agents{state="live"}') == blades, 120)
-        rest("at_rest_few_connections")
+        at_rest("at_rest_few_connections")
 
         # What the apiserver of this very site takes from a client that does nothing else, on nodes that nobody else is at.
         for child in (fleet, operator):
