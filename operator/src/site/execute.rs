@@ -19,7 +19,8 @@ use super::{Parts, SiteError};
 use crate::clock::now_ms;
 use crate::cluster::node::{self, Wanted};
 
-/// Writes to nodes at once. An apiserver on two cores does 1,200 to 1,700 patches a second from 8 on.
+/// Writes to nodes at once. With so many a client reaches what an apiserver of 5,000 nodes takes on two cores, 500 to 700 a
+/// second (docs/benchmarks/fleet.md).
 const NODES_AT_ONCE: usize = 64;
 /// Writes to the store at once that go one by one.
 const STORE_AT_ONCE: usize = 16;
