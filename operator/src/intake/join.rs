@@ -73,11 +73,12 @@ async fn handle_join(shared: Arc<Shared>, incoming: Incoming) -> Result<Response
     let blade = match used {
         TokenUse::Accepted { blade } | TokenUse::Repeated { blade } => blade,
         TokenUse::UsedByOther { instance } => {
-            let what = format!(
-                "instance {} joins with the token of instance {}",
-                short(&attempt.instance),
-                short(&instance)
-            );
+            let what = match (short(&attempt.instance), short(&instance)) {
+                (own, other) if own == other => {
+                    format!("instance {own} joins again with its token, but with other keys")
+                }
+                (own, other) => format!("instance {own} joins with the token of instance {other}"),
+            };
             return Err(match hold(&shared, &serial, &what, at_ms).await {
                 Err(refusal) => refusal,
                 Ok(()) => Refusal::conflict(what),

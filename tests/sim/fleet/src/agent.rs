@@ -42,6 +42,8 @@ pub struct Agent {
     instance: String,
     stream: String,
     key: SigningKey,
+    /// Of its certificate: the same one however often it asks, as a lost answer is asked for again.
+    certificate_key: KeyPair,
     spool: VecDeque<Item>,
     seq: u64,
     /// The fault that was said last, and when.
@@ -77,6 +79,7 @@ impl Agent {
             instance: id("instance"),
             stream: id("stream"),
             key: SigningKey::from_bytes(&seed),
+            certificate_key: KeyPair::generate()?,
             blade,
             options,
             tls,
@@ -130,8 +133,7 @@ impl Agent {
         if self.commanded.borrow().cut_off {
             anyhow::bail!("cut off");
         }
-        let key = KeyPair::generate()?;
-        let csr_pem = CertificateParams::default().serialize_request(&key)?.pem()?;
+        let csr_pem = CertificateParams::default().serialize_request(&self.certificate_key)?.pem()?;
         let request = JoinRequest {
             serial: self.blade.serial.clone(),
             token: self.blade.token.clone(),
@@ -149,7 +151,7 @@ impl Agent {
         }
         anyhow::ensure!(status.is_success(), "join: {status}");
         let answer: JoinAnswer = serde_json::from_slice(&body)?;
-        let config = self.tls.config(Some((&answer.certificate_pem, &key.serialize_pem())))?;
+        let config = self.tls.config(Some((&answer.certificate_pem, &self.certificate_key.serialize_pem())))?;
         Ok(Some(Client::new(self.tls.clone(), config)))
     }
 

@@ -127,6 +127,9 @@ pub enum Fault {
         #[serde(default)]
         text: String,
         at_s: f64,
+        /// `at_s` counts the GPU's own seconds under load, not those since the blade was opened.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        under_load: bool,
     },
     /// The GPU falls off the bus (XID 79).
     GpuLost {

@@ -89,13 +89,19 @@ impl Gpu<'_> {
         self.state().virtual_ns.load(Acquire)
     }
 
+    /// Real time under load so far, ns.
+    pub fn loaded_ns(&self) -> u64 {
+        let (state, now) = (self.state(), self.sim.now_ns());
+        state.loaded_ns.load(Relaxed).saturating_sub(state.load_until_ns.load(Acquire).saturating_sub(now))
+    }
+
     /// Brings temperature and energy up to now and says how the GPU is.
     pub fn health(&self) -> Health {
         let (state, sku, variation) = (self.state(), self.sku(), &self.scenario.variation);
         let now = self.sim.now_ns();
         let until = state.load_until_ns.load(Acquire);
         let loaded = now < until;
-        let loaded_s = state.loaded_ns.load(Relaxed).saturating_sub(until.saturating_sub(now)) as f64 / 1e9;
+        let loaded_s = self.loaded_ns() as f64 / 1e9;
         let intensity = if loaded { state.intensity.load(Relaxed) as f64 / 1000.0 } else { 0.0 };
         let thermal_slowdown = loaded
             && self

@@ -125,7 +125,11 @@ impl Sim {
         }
         for gpu in self.gpus() {
             for (i, fault) in gpu.scenario.faults.iter().enumerate().take(64) {
-                if fault.at_s().is_some_and(|at| self.reached(at)) && first(&gpu.state().fired, i) {
+                let due = match fault {
+                    Fault::Xid { at_s, under_load: true, .. } => gpu.loaded_ns() as f64 / 1e9 >= *at_s,
+                    _ => fault.at_s().is_some_and(|at| self.reached(at)),
+                };
+                if due && first(&gpu.state().fired, i) {
                     self.happen(gpu, fault);
                 }
             }

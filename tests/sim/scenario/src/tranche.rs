@@ -117,7 +117,9 @@ const SHARED: [(&str, Draw); 24] = [
     ("remap_pending", |_, _, _| String::new()),
     ("remap_failed", |_, _, _| String::new()),
     ("xid", |s, _, _| {
-        format!("code = {}\nat_s = {}.0", s.pick(&[48, 74, 95, 119]).unwrap_or(&95), 1 + s.below(4))
+        // Under load: what comes before the burn-in is over when it begins.
+        let code = *s.pick(&[48, 74, 95, 119]).unwrap_or(&95);
+        format!("code = {code}\nat_s = 0.{}\nunder_load = true", 2 + s.below(4))
     }),
     ("ib_down", |s, sku, _| format!("port = {}", s.below(sku.pci.len() as u64))),
     ("dimm_errors", |s, _, _| format!("dimm = {}\nuncorrectable = 1", s.below(crate::DIMMS.into()))),
