@@ -90,6 +90,17 @@ pub fn is_plugin() -> bool {
     })
 }
 
+/// A sentence that names commands in backquotes, with the names by which this program was called.
+pub fn as_called(text: &str) -> std::borrow::Cow<'_, str> {
+    if is_plugin() { text_of_plugin(text).into() } else { text.into() }
+}
+
+/// `site` is the one verb of a sentence that the plugin does not have.
+fn text_of_plugin(text: &str) -> String {
+    const HELD: &str = "`\u{0}site";
+    text.replace("`whet site", HELD).replace("`whet ", "`kubectl whet ").replace(HELD, "`whet site")
+}
+
 /// The examples in the help texts, as they are typed there.
 fn as_plugin(command: Command) -> Command {
     let help = command.get_after_help().map(|help| help.to_string().replace("whet ", "kubectl whet "));
@@ -124,7 +135,19 @@ fn main() -> ExitCode {
         ("whet", run(Cli::parse().verb))
     };
     result.unwrap_or_else(|error| {
-        eprintln!("{name}: {error:#}");
+        eprintln!("{name}: {}", as_called(&format!("{error:#}")));
         ExitCode::from(if error.is::<InputError>() { 2 } else { 1 })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::text_of_plugin;
+
+    #[test]
+    fn commands_in_a_sentence_are_those_that_the_plugin_has() {
+        let text = "no blade x (`whet blades` lists them; `whet site up` makes a site)";
+        let plugin = "no blade x (`kubectl whet blades` lists them; `whet site up` makes a site)";
+        assert_eq!(text_of_plugin(text), plugin);
+    }
 }

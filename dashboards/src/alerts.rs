@@ -85,7 +85,7 @@ fn blades() -> Vec<Alert> {
         let series = format!(r#"whetstone_tranche_blades{{state=~"{states}"}}"#);
         format!("sum by (tranche) ({})", latest(&series, "tranche, state"))
     };
-    let (waiting, burning) = (state("discovered"), state("burning_in"));
+    let (waiting, burning) = (state("discovered|preparing"), state("burning_in"));
     let (failed, decided) = (state("quarantined"), state("ready|in_service|quarantined"));
     let moved = format!("sum by (tranche) ({})", led("changes(whetstone_tranche_blades[2h])"));
     let stuck = over(latest("whetstone_blades_stuck", "phase"), "> 0");
@@ -134,6 +134,16 @@ fn blades() -> Vec<Alert> {
             "unexpected-blades",
         ),
         alert(
+            ("blades", "WhetstoneNodesWithoutBlade", Warning, "30m"),
+            over(latest("whetstone_nodes_without_blade", ""), "> 0"),
+            Text(
+                "{{ $value }} nodes are withheld and are no Blade's",
+                "They carry our taint and no Blade names them, so nothing will ever release them: a node that joined without \
+                 a manifest (autoscaled), or a slip in a name.",
+            ),
+            "nodes-without-blade",
+        ),
+        alert(
             ("blades", "WhetstoneTrancheNotProgressing", Warning, "30m"),
             (
                 format!("{waiting} > 0 unless ({burning} > 0) unless ({moved} > 0)"),
@@ -141,8 +151,8 @@ fn blades() -> Vec<Alert> {
             ),
             Text(
                 "Tranche {{ $labels.tranche }} stands still with {{ $value }} blades waiting",
-                "Blades have joined and wait, none burns in, and nothing changed for two hours: paused, a budget that lets \
-                 nothing through, or agents that do not take up their runs.",
+                "Blades have joined and wait, none burns in, and nothing changed for two hours: paused, or a budget that lets \
+                 nothing through.",
             ),
             "tranche-not-progressing",
         ),
@@ -266,6 +276,13 @@ fn evidence() -> Vec<Alert> {
 fn operator() -> Vec<Alert> {
     let memory =
         "max by (job, instance) (process_resident_memory_bytes and on (job, instance) whetstone_build_info)";
+    let limit = "max by (job, instance) (whetstone_memory_limit_bytes)";
+    let left = "min by (certificate) (whetstone_certificate_expires_seconds)";
+    let left_of = |certificate: &str| {
+        format!(
+            r#"min by (certificate) (whetstone_certificate_expires_seconds{{certificate="{certificate}"}})"#
+        )
+    };
     vec![
         alert(
             ("operator", "WhetstoneOperatorAbsent", Critical, "5m"),
@@ -340,12 +357,30 @@ fn operator() -> Vec<Alert> {
         ),
         alert(
             ("operator", "WhetstoneOperatorMemory", Warning, "15m"),
-            over(memory.into(), "> 4e9"),
+            // What it may use decides when it is killed; where that is much, it is still built for less than 5 GB.
+            (
+                format!("({memory} > 0.85 * {limit}) or ({memory} > 4e9)"),
+                vec![memory.to_owned(), limit.to_owned()],
+            ),
             Text(
                 "Operator {{ $labels.instance }} uses {{ $value | humanize1024 }}B of memory",
-                "It is built for less than 5 GB with 100,000 blades.",
+                "That is more than 85 % of what its container may use, where it is killed, or more than 4 GB: it is built for \
+                 less than 5 GB with 100,000 blades.",
             ),
             "operator-memory",
+        ),
+        alert(
+            ("operator", "WhetstoneSiteCertificateExpiring", Warning, "1h"),
+            (
+                format!("({} < 7776000) or ({} < 1209600)", left_of("ca"), left_of("server")),
+                vec![left.to_owned()],
+            ),
+            Text(
+                "The site's {{ $labels.certificate }} certificate runs out in {{ $value | humanizeDuration }}",
+                "The CA has less than 90 days left, or the operator did not renew its own certificate. When one has run out, \
+                 no agent reaches the operator.",
+            ),
+            "site-certificate",
         ),
     ]
 }

@@ -135,13 +135,36 @@ const REFUSED: &[&str] = &[
     "signature",
     "not-found",
     "busy",
+    "over-budget",
     "queue-full",
     "store",
     "not-leading",
+    "internal",
 ];
 /// A case keeps its reason for ever, also one that this version does not know any more.
 const CASE_REASONS: &[&str] =
     &["burn-in", "untestable", "outlier", "fault", "person", "identity-conflict", "wrong-inventory", "other"];
+/// What `operator/src/site/tally.rs` counts a tranche's blades by.
+const TRANCHE_STATE: Label = closed(
+    "state",
+    &[
+        "expected",
+        "discovered",
+        "preparing",
+        "burning_in",
+        "comparing",
+        "ready",
+        "in_service",
+        "quarantined",
+        "retired",
+        "missing",
+        "duplicate",
+        "other",
+    ],
+);
+/// What the agent leaves samples of for the comparison of blades, by what it ends in.
+#[cfg(test)]
+const SAMPLED: [&str; 4] = [".throughput", ".bandwidth", ".busbw", ".latency"];
 const OUTCOME: Label = closed("outcome", &["pass", "fail", "inconclusive"]);
 const SUITE: Label = open("suite", &["quick", "standard", "soak"]);
 
@@ -155,23 +178,24 @@ pub const METRICS: &[Metric] = &[
     metric("whetstone_blades_stuck", Gauge, "blades", &[PHASE], "Blades that are past their phase's time limit.").leader(),
     metric(
         "whetstone_tranche_blades", Gauge, "blades",
-        &[open("tranche", &["t-07", "t-08"]), open("state", &["expected", "discovered", "burning_in", "ready", "in_service", "quarantined", "retired", "missing", "duplicate", "other"])],
-        "Blades of each tranche by state; `missing` are past the delivery date, `duplicate` are serials that another tranche has already.",
+        &[open("tranche", &["t-07", "t-08"]), TRANCHE_STATE],
+        "Blades of each tranche by state; `preparing` would burn in and wait for a place, power or a person, `comparing` are burnt in and wait for the others' runs, `missing` are past the delivery date, `duplicate` are serials that another tranche has already.",
     ).leader(),
     metric("whetstone_phase_seconds", Histogram, "seconds", &[PHASE], "Time that a blade was in a phase, counted when it leaves it.").reach(172_800.0),
     metric("whetstone_transitions_total", Counter, "transitions", &[closed("from", &PHASES), closed("to", &PHASES)], "Changes of phase, written to the store."),
     metric("whetstone_cases_open", Gauge, "cases", &[open("reason", CASE_REASONS)], "Open cases by the reason that the blade is withheld for.").leader(),
     metric("whetstone_unexpected_blades", Gauge, "blades", &[], "Machines that asked to join and stand on no manifest.").leader(),
     metric("whetstone_identity_conflicts", Gauge, "blades", &[], "Serials that two machines claim; both are held.").leader(),
+    metric("whetstone_nodes_without_blade", Gauge, "nodes", &[], "Nodes that carry our taint and that no Blade names (and nobody has labelled `whetstone.dev/unmanaged`): nothing will ever release them.").leader(),
     metric("whetstone_joins_total", Counter, "requests", &[open("result", &["joined", "refused", "conflict", "unavailable", "bad", "renewed", "renewal-refused"])], "Requests to join, and renewals, by what became of them."),
     // Evidence.
     metric("whetstone_evidence_items_total", Counter, "items", &[open("kind", &["appeared", "cleared", "kernel", "reading", "note", "mixed"])], "Evidence stored for the first time; `mixed` came in a batch that was partly known already."),
     metric("whetstone_evidence_duplicates_total", Counter, "items", &[], "Evidence that was there already: sent again after a lost answer, or replayed. It changes nothing."),
     metric("whetstone_evidence_refused_total", Counter, "requests", &[open("reason", REFUSED)], "Requests of agents that were not served, by reason."),
-    metric("whetstone_intake_requests_total", Counter, "requests", &[open("route", &["join", "renew", "report", "result"]), open("code", &["200", "204", "403", "503"])], "Requests that the intake answered, by HTTP status."),
+    metric("whetstone_intake_requests_total", Counter, "requests", &[open("route", &["join", "renew", "report", "result"]), open("code", &["200", "204", "403", "429", "503"])], "Requests that the intake answered, by HTTP status."),
     metric("whetstone_intake_request_seconds", Histogram, "seconds", &[open("route", &["join", "renew", "report", "result"])], "Time to answer a request of an agent.").reach(1.0),
     metric("whetstone_intake_connections", Gauge, "connections", &[], "Connections that agents hold open."),
-    metric("whetstone_intake_handshakes_failed_total", Counter, "handshakes", &[open("cause", &["refused", "slow"])], "TLS handshakes that failed, by cause."),
+    metric("whetstone_intake_handshakes_failed_total", Counter, "handshakes", &[open("cause", &["refused", "slow", "crowded"])], "TLS handshakes that failed, by cause."),
     metric("whetstone_intake_queue_requests", Gauge, "requests", &[], "Reports that wait for the database."),
     metric("whetstone_intake_batch_requests", Histogram, "requests", &[], "Reports that were stored in one transaction."),
     metric("whetstone_audit_dropped_total", Counter, "entries", &[], "Refusals that were not audited one by one: too many of one peer, or at once."),
@@ -185,12 +209,12 @@ pub const METRICS: &[Metric] = &[
     // Burn-in.
     metric("whetstone_runs", Gauge, "runs", &[open("state", &["ordered", "running"])], "Burn-in runs that are not over.").leader(),
     metric("whetstone_runs_total", Counter, "runs", &[SUITE, open("outcome", &["pass", "fail", "inconclusive", "lost", "cancelled"])], "Burn-in runs that are over. `lost`: nothing was heard of it any more."),
-    metric("whetstone_run_seconds", Histogram, "seconds", &[SUITE], "Time from a run's order to its end.").reach(86_400.0),
+    metric("whetstone_run_seconds", Histogram, "seconds", &[SUITE], "Time from a run's start on its blade to its result; not the time that it waited for its agent.").reach(86_400.0),
     metric("whetstone_verdicts_total", Counter, "verdicts", &[OUTCOME, closed("reason", REASONS)], "Verdicts on blades, with the reason of the quarantine that follows (`burn-in` for a pass)."),
     metric(
         "whetstone_burnin_metric", Gauge, "of the metric",
-        &[open("sku", &["hgx-h100", "hgx-h200"]), open("metric", &["gemm.bf16.throughput", "gemm.fp64.throughput", "hbm.bandwidth", "pcie.h2d.bandwidth", "nccl.all_reduce.busbw", "power.mean", "temperature.gpu"]), open("quantile", &["0.05", "0.5", "0.95"])],
-        "Distribution of the latest samples over all devices of a SKU; units in docs/metrics.md.",
+        &[open("sku", &["hgx-h100", "hgx-h200"]), open("tranche", &["t-07"]), open("test", &["gemm", "bandwidth"]), open("metric", &["gemm.bf16.throughput", "gemm.fp64.throughput", "hbm.bandwidth", "pcie.h2d.bandwidth", "p2p.bandwidth", "nccl.all_reduce.busbw", "dram.bandwidth"]), closed("quantile", &["0", "0.05", "0.5", "0.95", "1"])],
+        "Distribution over the devices of a SKU in the latest comparison of a tranche, of the sixteen tranches that were compared last; units in docs/metrics.md.",
     ).leader(),
     // The loop, nodes and drains.
     metric("whetstone_reconcile_seconds", Histogram, "seconds", &[], "Time of one turn of the loop: look, plan, persist, apply.").reach(30.0),
@@ -207,6 +231,8 @@ pub const METRICS: &[Metric] = &[
     metric("whetstone_store_errors_total", Counter, "errors", &[open("category", &["locked", "full", "away", "corrupt", "schema", "conflict", "bug"])], "Failed calls to the database, by category."),
     metric("whetstone_store_bytes", Gauge, "bytes", &[], "Size of the database."),
     metric("whetstone_kube_errors_total", Counter, "errors", &[open("category", &["away", "server", "conflict", "forbidden", "throttled", "invalid", "not_found"])], "Failed calls to the Kubernetes API, by category."),
+    metric("whetstone_certificate_expires_seconds", Gauge, "seconds", &[closed("certificate", &["ca", "server"])], "Time until a certificate of the site runs out: the first of the trusted CAs, and the operator's own, which it makes anew with 30 days left at the next connection."),
+    metric("whetstone_memory_limit_bytes", Gauge, "bytes", &[], "Memory that the operator may use at most: its container's limit, or what the machine has."),
     metric("whetstone_build_info", Gauge, "1", &[open("version", &["0.1.0"])], "Always 1; the version is its label."),
     metric("process_resident_memory_bytes", Gauge, "bytes", &[], "Resident memory of the operator."),
     metric("process_cpu_seconds_total", Counter, "seconds", &[], "Processor time that the operator has used."),
@@ -222,7 +248,7 @@ pub const METRICS: &[Metric] = &[
     metric("whetstone_agent_spool_lost_findings_total", Counter, "items", &[], "Findings that the spool lost: no detail was left to drop and the disk was full. It never should.").agent(),
     metric("whetstone_agent_spool_torn_bytes_total", Counter, "bytes", &[], "Bytes of records that a crash or a full disk cut off.").agent(),
     metric("whetstone_agent_run_active", Gauge, "1", &[], "1 while a burn-in run goes on.").agent(),
-    metric("whetstone_agent_reports_total", Counter, "reports", &[open("result", &["ok", "spool", "not_reached", "timeout", "unavailable", "refused", "certificate_refused"])], "Reports to the operator by what became of them.").agent(),
+    metric("whetstone_agent_reports_total", Counter, "reports", &[open("result", &["ok", "not_reached", "timeout", "untrusted", "unavailable", "refused", "certificate_refused", "garbled", "material"])], "Reports to the operator by what became of them.").agent(),
     metric("whetstone_agent_last_report_seconds", Gauge, "seconds", &[], "Time since the last report that the operator took.").agent(),
     metric("whetstone_agent_certificate_expires_seconds", Gauge, "seconds", &[], "Time until the agent's certificate expires; below 0 it has.").agent(),
     metric("whetstone_agent_findings", Gauge, "findings", &[closed("severity", &["info", "warning", "fault"])], "Findings that stand now.").agent(),
@@ -276,6 +302,19 @@ mod tests {
                     metric.name
                 );
             }
+        }
+    }
+
+    #[test]
+    fn metrics_of_burn_in_are_ones_that_agents_leave_samples_of() {
+        let burnin = exported("whetstone_burnin_metric", Source::Operator).unwrap();
+        let label = burnin.labels.iter().find(|label| label.name == "metric").unwrap();
+        for name in label.values {
+            assert!(
+                whetstone_model::threshold::metric::find(name).is_some(),
+                "{name} is measured by nothing"
+            );
+            assert!(SAMPLED.iter().any(|end| name.ends_with(end)), "no agent leaves samples of {name}");
         }
     }
 

@@ -145,7 +145,7 @@ pub fn parts(expr: &str) -> Parts {
     parts
 }
 
-/// A value that is written out has to be one that the catalogue has; `a|b` is looked at one by one.
+/// A value that is written out has to be one that the catalogue has, a pattern has to fit one; `a|b` is looked at one by one.
 fn check_matcher(metric: &Metric, label: &str, value: &str, problems: &mut Vec<String>) {
     if TARGET_LABELS.contains(&label) {
         return;
@@ -157,8 +157,13 @@ fn check_matcher(metric: &Metric, label: &str, value: &str, problems: &mut Vec<S
     if value.contains('$') {
         return;
     }
-    for one in value.split('|').filter(|one| !one.contains(".*")) {
-        if !known.values.contains(&one) {
+    for one in value.split('|') {
+        // Prometheus' patterns stand for the whole value.
+        let fits = match Regex::new(&format!("^(?:{one})$")) {
+            Ok(pattern) if one.contains(".*") => known.values.iter().any(|value| pattern.is_match(value)),
+            _ => known.values.contains(&one),
+        };
+        if !fits {
             problems.push(format!("{}: {label}={one:?} is no value of the catalogue", metric.name));
         }
     }
@@ -192,6 +197,7 @@ mod tests {
             (r#"whetstone_agents{state=~"live|gone"}"#, "state=\"gone\""),
             ("median(whetstone_blades)", "median is no series"),
             (r#"whetstone_blades{phase}"#, "cannot read the matcher"),
+            (r#"whetstone_burnin_metric{metric=~"m.gemm.*"}"#, "metric=\"m.gemm.*\" is no value"),
         ] {
             let problems = parts(expr).problems;
             assert!(problems.iter().any(|problem| problem.contains(what)), "{expr}: {problems:?}");

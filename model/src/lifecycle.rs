@@ -27,7 +27,7 @@ pub enum Phase {
     InService {
         owner: Owner,
     },
-    /// Taken out of service; work on it is moved away.
+    /// Taken out of service, or no longer free; work on its node is moved away.
     Draining {
         then: AfterDrain,
     },
@@ -55,7 +55,7 @@ pub enum PrepareStep {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "to", rename_all = "snake_case")]
 pub enum AfterDrain {
-    /// Its owner gave it back.
+    /// Its owner gave it back, or it was free: a burn-in comes next.
     Release,
     Quarantine {
         reason: QuarantineReason,
@@ -244,7 +244,8 @@ impl PhaseName {
             Preparing => &[BurningIn, Quarantined, Retired],
             // To Discovered: its run was taken back before the agent had it.
             BurningIn => &[BurningIn, Discovered, Ready, Quarantined, Retired],
-            Ready => &[InService, BurningIn, Quarantined, Retired],
+            // To Draining: its node was let go, and pods may be on it.
+            Ready => &[InService, Draining, BurningIn, Quarantined, Retired],
             InService => &[Draining, Quarantined],
             Draining => &[BurningIn, Sanitising, Quarantined, Retired],
             Quarantined => &[BurningIn, Repairing, Sanitising, Discovered, Retired],
@@ -322,6 +323,13 @@ mod tests {
             assert_eq!(from.may_become(PhaseName::Ready), from == PhaseName::BurningIn, "{from}");
             assert_eq!(from.may_become(PhaseName::InService), from == PhaseName::Ready, "{from}");
         }
+    }
+
+    #[test]
+    fn whatever_pods_may_be_on_can_be_drained() {
+        let drained: Vec<PhaseName> =
+            PhaseName::ALL.into_iter().filter(|from| from.may_become(PhaseName::Draining)).collect();
+        assert_eq!(drained, [PhaseName::Ready, PhaseName::InService]);
     }
 
     #[test]

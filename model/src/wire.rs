@@ -8,7 +8,8 @@
 //! | `PUT /v1/runs/{run}/result` | an agent | [`RunResult`], zstd-compressed → 204 |
 //!
 //! An agent is who its certificate says; a serial in a body that is another one is refused. An error is
-//! `{"error": {"code", "message"}}` ([`ErrorAnswer`]) with a 4xx or 5xx status; 503 carries `Retry-After`.
+//! `{"error": {"code", "message"}}` ([`ErrorAnswer`]) with a 4xx or 5xx status; 503 and 429 carry
+//! `Retry-After`.
 
 use serde::{Deserialize, Serialize};
 
@@ -100,12 +101,19 @@ pub const MAX_GPUS: usize = 128;
 pub struct ReportRequest {
     pub serial: Serial,
     pub instance: String,
+    /// As the kernel gives it, new at each boot: tells two machines apart that have the same state directory, its keys and all.
+    /// Older agents do not send it, nor does one whose kernel gives none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_id: Option<String>,
     /// Milliseconds since the Unix epoch by the blade's clock, when this was sent. For the skew only.
     pub now_ms: i64,
     /// Random, 32 hex digits, made with the spool: `seq` counts within it.
     pub stream: String,
     /// Ascending `seq`, at most [`MAX_ITEMS`]. May repeat items that were sent before.
     pub items: Vec<Item>,
+    /// Up to where the operator has said that it has this stream. Where its store knows less, it lost something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acked: Option<u64>,
     /// Details (readings) that the spool had to drop so far, in all of this stream.
     pub dropped: u64,
     /// Items that wait in the spool, these included.
@@ -185,6 +193,9 @@ pub struct ReportAnswer {
     /// What the agent has to do. The same order comes until its run is reported as going on, refused, or done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<Order>,
+    /// The operator lost what was said before (an older store was restored): what stands has to be said again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub say_again: bool,
     /// When the next report is wanted, milliseconds from now.
     pub next_report_ms: u64,
     /// The operator's clock.
@@ -265,6 +276,6 @@ pub mod error_code {
     pub const NOT_FOUND: &str = "not-found";
     /// 400 or 413: cannot be understood; sending it again is no use.
     pub const BAD_REQUEST: &str = "bad-request";
-    /// 503: not leading, database away. Try again.
+    /// 503: not leading, database away. 429: more evidence at once than one blade may send. Try again after `Retry-After`.
     pub const UNAVAILABLE: &str = "unavailable";
 }

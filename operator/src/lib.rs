@@ -11,6 +11,7 @@ pub mod intake;
 pub mod metrics;
 pub mod ops;
 pub mod pki;
+pub mod retention;
 pub mod run;
 pub mod site;
 pub mod upkeep;

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use whetstone_operator::clock::now_ms;
 use whetstone_operator::pki::{self, SiteCa};
 use whetstone_operator::run::{RunOptions, run};
-use whetstone_store::Store;
+use whetstone_store::{Store, StoreError};
 
 /// Thousands of connections and rows come and go: with the C library's allocator half of the CPU time at rest went into it, and
 /// four tenths more memory (docs/benchmarks/fleet.md).
@@ -181,9 +181,24 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("whetstone-operator: {error:#}");
-            ExitCode::FAILURE
+            if is_input(&error) { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
+}
+
+/// What was given cannot be used; nothing was changed.
+fn is_input(error: &anyhow::Error) -> bool {
+    use std::io::ErrorKind;
+    let by_input = |error: &StoreError| match error {
+        StoreError::Url(_) | StoreError::Schema(_) | StoreError::NotEmpty { .. } | StoreError::Backup(_) => {
+            true
+        }
+        StoreError::File { source, .. } => {
+            !matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::Interrupted)
+        }
+        _ => false,
+    };
+    error.chain().any(|error| error.downcast_ref::<StoreError>().is_some_and(by_input))
 }
 
 async fn go(verb: Verb) -> anyhow::Result<()> {
@@ -199,13 +214,14 @@ async fn go(verb: Verb) -> anyhow::Result<()> {
             Ok(pki::ops_cert(&ca, &user, &url, &out, now_ms(), i64::from(days) * 86_400_000)?)
         }
         Verb::Backup { store, out } => {
-            let store = Store::open(&store.store).await.context("--store")?;
+            // As it is: a file that is not there is not made, and an operator of an older version goes on beside this.
+            let store = Store::open_existing(&store.store).await.context("--store")?;
             let written = store.backup(&out).await?;
             println!("{} rows (schema {}) in {}", written.rows, written.schema, out.display());
             Ok(())
         }
         Verb::Restore { store, from } => {
-            let read = whetstone_store::restore(&store.store, &from).await?;
+            let read = whetstone_store::restore(&store.store, &from, now_ms()).await?;
             println!("{} rows (schema {}) from {}", read.rows, read.schema, from.display());
             Ok(())
         }

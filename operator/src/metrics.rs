@@ -1,5 +1,8 @@
 //! Metrics of the loop, the cluster and the store. Labels are few and bounded: never a serial, never a name of a blade.
 
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
+
 use prometheus::{
     Counter, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec,
     Opts, Registry,
@@ -16,7 +19,7 @@ pub struct Metrics {
     pub runs: IntGaugeVec,
     pub runs_total: IntCounterVec,
     pub run_seconds: HistogramVec,
-    pub burnin_metric: GaugeVec,
+    pub burnin_metric: Distributions,
     pub verdicts: IntCounterVec,
     pub cases_open: IntGaugeVec,
     pub reconcile_seconds: Histogram,
@@ -34,6 +37,8 @@ pub struct Metrics {
     pub ready: IntGaugeVec,
     pub identity_conflicts: IntGauge,
     pub unexpected: IntGauge,
+    pub nodes_without_blade: IntGauge,
+    pub certificate_expires: GaugeVec,
     pub build_info: IntGaugeVec,
     process: Process,
 }
@@ -41,6 +46,7 @@ pub struct Metrics {
 /// The operator about itself, in the names that every Prometheus client uses.
 struct Process {
     resident: IntGauge,
+    memory_limit: IntGauge,
     cpu: Counter,
     start: Gauge,
     open_fds: IntGauge,
@@ -120,14 +126,22 @@ impl Metrics {
                 "Runs that ended, by suite and outcome.",
                 &["suite", "outcome"],
             )?,
-            run_seconds: m.histograms("whetstone_run_seconds", "How long a run took.", &RUN, &["suite"])?,
-            burnin_metric: m.put(GaugeVec::new(
-                Opts::new(
-                    "whetstone_burnin_metric",
-                    "Distribution of a burn-in metric over the devices of the last cohort.",
-                ),
-                &["sku", "metric", "quantile"],
-            ))?,
+            run_seconds: m.histograms(
+                "whetstone_run_seconds",
+                "From a run's start to its result.",
+                &RUN,
+                &["suite"],
+            )?,
+            burnin_metric: Distributions {
+                gauge: m.put(GaugeVec::new(
+                    Opts::new(
+                        "whetstone_burnin_metric",
+                        "Distribution of a burn-in metric over the devices of a tranche.",
+                    ),
+                    &["sku", "tranche", "test", "metric", "quantile"],
+                ))?,
+                shown: Mutex::default(),
+            },
             verdicts: m.counters(
                 "whetstone_verdicts_total",
                 "Verdicts on blades, by outcome and reason.",
@@ -174,9 +188,20 @@ impl Metrics {
                 .gauge("whetstone_identity_conflicts", "Serials that two machines claim.")?,
             unexpected: m
                 .gauge("whetstone_unexpected_blades", "Serials that asked to join and are on no manifest.")?,
+            nodes_without_blade: m
+                .gauge("whetstone_nodes_without_blade", "Nodes that carry our taint and are no Blade's.")?,
+            certificate_expires: m.put(GaugeVec::new(
+                Opts::new(
+                    "whetstone_certificate_expires_seconds",
+                    "Time until a certificate of the site runs out.",
+                ),
+                &["certificate"],
+            ))?,
             build_info: m.gauges("whetstone_build_info", "1, with the version.", &["version"])?,
             process: Process {
                 resident: m.gauge("process_resident_memory_bytes", "Resident memory.")?,
+                memory_limit: m
+                    .gauge("whetstone_memory_limit_bytes", "Memory that the operator may use at most.")?,
                 cpu: m.put(Counter::new("process_cpu_seconds_total", "Processor time, user and system."))?,
                 start: m
                     .put(Gauge::new("process_start_time_seconds", "Start, seconds since the Unix epoch."))?,
@@ -189,14 +214,89 @@ impl Metrics {
     pub fn refresh_process(&self) {
         let Some(usage) = Usage::now() else { return };
         self.process.resident.set(usage.resident_bytes);
+        self.process.memory_limit.set(usage.limit_bytes);
         self.process.cpu.inc_by((usage.cpu_seconds - self.process.cpu.get()).max(0.0));
         self.process.start.set(usage.start_seconds);
         self.process.open_fds.set(usage.open_fds);
     }
 }
 
+/// What a distribution is of, within a tranche.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OfWhat {
+    pub sku: String,
+    pub test: String,
+    pub metric: String,
+}
+
+/// Values at the quantiles 0, 0.05, 0.5, 0.95 and 1, by what they are of.
+pub type Distribution = BTreeMap<OfWhat, [(&'static str, f64); 5]>;
+
+/// Tranches whose distributions are exported, the ones compared last: with a hundred metrics each, 8,000 series at most.
+const MAX_TRANCHES: usize = 16;
+
+/// Distributions of burn-in metrics. That of a tranche is replaced as a whole, and touches no other's.
+pub struct Distributions {
+    gauge: GaugeVec,
+    /// The one compared longest ago is first.
+    shown: Mutex<VecDeque<(String, Distribution)>>,
+}
+
+impl Distributions {
+    /// What of this tranche was there before and is not any more goes.
+    pub fn replace(&self, tranche: &str, distribution: &Distribution) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        for (of, quantiles) in distribution {
+            for (quantile, value) in quantiles {
+                self.gauge.with_label_values(&labels(tranche, of, quantile)).set(*value);
+            }
+        }
+        if let Some(before) = shown.iter().position(|(name, _)| name == tranche)
+            && let Some((_, old)) = shown.remove(before)
+        {
+            self.remove(tranche, old.iter().filter(|(of, _)| !distribution.contains_key(of)));
+        }
+        shown.push_back((tranche.to_owned(), distribution.clone()));
+        while shown.len() > MAX_TRANCHES {
+            let Some((name, old)) = shown.pop_front() else { break };
+            self.remove(&name, old.iter());
+        }
+    }
+
+    /// Tranches that are gone are not shown for ever.
+    pub fn keep(&self, is_there: impl Fn(&str) -> bool) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.retain(|(name, old)| {
+            let there = is_there(name);
+            if !there {
+                self.remove(name, old.iter());
+            }
+            there
+        });
+    }
+
+    fn remove<'a>(
+        &self,
+        tranche: &str,
+        old: impl Iterator<Item = (&'a OfWhat, &'a [(&'static str, f64); 5])>,
+    ) {
+        for (of, quantiles) in old {
+            for (quantile, _) in quantiles {
+                // It is there: nothing else sets or removes any.
+                let _ = self.gauge.remove_label_values(&labels(tranche, of, quantile));
+            }
+        }
+    }
+}
+
+fn labels<'a>(tranche: &'a str, of: &'a OfWhat, quantile: &'a str) -> [&'a str; 5] {
+    [of.sku.as_str(), tranche, of.test.as_str(), of.metric.as_str(), quantile]
+}
+
 struct Usage {
     resident_bytes: i64,
+    /// Of the container, or what the machine has.
+    limit_bytes: i64,
     cpu_seconds: f64,
     start_seconds: f64,
     open_fds: i64,
@@ -216,11 +316,33 @@ impl Usage {
         let resident: i64 = resident.trim().strip_suffix("kB")?.trim().parse().ok()?;
         Some(Usage {
             resident_bytes: resident * 1024,
+            limit_bytes: memory_limit()?,
             cpu_seconds: (number(11)? + number(12)?) / 100.0,
             start_seconds: boot + number(19)? / 100.0,
             open_fds: i64::try_from(std::fs::read_dir("/proc/self/fd").ok()?.count()).ok()?,
         })
     }
+}
+
+/// What the container may use (cgroup v2 or v1), or what the machine has if that is less or there is no container.
+fn memory_limit() -> Option<i64> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let total: i64 = total.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
+    let limits = [
+        format!("/sys/fs/cgroup{}/memory.max", own.trim_end_matches('/')),
+        "/sys/fs/cgroup/memory.max".to_owned(),
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes".to_owned(),
+    ];
+    let texts = limits.iter().filter_map(|path| std::fs::read_to_string(path).ok());
+    Some(least(texts, total * 1024))
+}
+
+/// A limit that is no number (`max`) is none; version 1 says "none" by a number that no machine has.
+fn least(limits: impl Iterator<Item = String>, total: i64) -> i64 {
+    limits.filter_map(|text| text.trim().parse().ok()).fold(total, i64::min)
 }
 
 #[cfg(test)]
@@ -232,6 +354,57 @@ mod tests {
         let usage = Usage::now().unwrap();
         assert!(usage.resident_bytes > 1 << 20 && usage.open_fds > 2, "{}", usage.resident_bytes);
         assert!(usage.start_seconds > 1.7e9 && usage.cpu_seconds >= 0.0);
+        assert!(usage.limit_bytes >= usage.resident_bytes, "{}", usage.limit_bytes);
+    }
+
+    #[test]
+    fn the_memory_limit_is_the_containers_or_the_machines() {
+        let of = |texts: &[&str]| least(texts.iter().map(|text| (*text).to_owned()), 64 << 30);
+        assert_eq!(of(&[]), 64 << 30);
+        assert_eq!(of(&["max\n"]), 64 << 30);
+        assert_eq!(of(&["9223372036854771712\n"]), 64 << 30);
+        assert_eq!(of(&["max\n", "2147483648\n"]), 2 << 30);
+    }
+
+    #[test]
+    fn a_tranche_replaces_its_own_distribution_and_the_oldest_goes_when_there_are_too_many() {
+        let registry = Registry::new();
+        let metrics = Metrics::new(&registry).unwrap();
+        let of = |metric: &str| OfWhat { sku: "s".into(), test: "t".into(), metric: metric.into() };
+        let distribution = |metrics: &[&str], value: f64| -> Distribution {
+            let at = ["0", "0.05", "0.5", "0.95", "1"].map(|quantile| (quantile, value));
+            metrics.iter().map(|metric| (of(metric), at)).collect()
+        };
+        // (tranche, metric) -> the median that is exported.
+        let shown = || -> BTreeMap<(String, String), f64> {
+            let families = registry.gather();
+            let family = families.iter().find(|family| family.name() == "whetstone_burnin_metric");
+            family
+                .into_iter()
+                .flat_map(|family| family.get_metric())
+                .filter_map(|metric| {
+                    let label = |name: &str| {
+                        let label = metric.get_label().iter().find(|label| label.name() == name).unwrap();
+                        label.value().to_owned()
+                    };
+                    (label("quantile") == "0.5")
+                        .then(|| ((label("tranche"), label("metric")), metric.get_gauge().get_value()))
+                })
+                .collect()
+        };
+        let key = |tranche: &str, metric: &str| (tranche.to_owned(), metric.to_owned());
+        let burnin = &metrics.burnin_metric;
+        burnin.replace("a", &distribution(&["m", "n"], 1.0));
+        burnin.replace("b", &distribution(&["m"], 2.0));
+        burnin.replace("a", &distribution(&["m"], 3.0));
+        assert_eq!(shown(), BTreeMap::from([(key("a", "m"), 3.0), (key("b", "m"), 2.0)]));
+        burnin.keep(|tranche| tranche == "a");
+        assert_eq!(shown(), BTreeMap::from([(key("a", "m"), 3.0)]));
+        for number in 0..MAX_TRANCHES {
+            burnin.replace(&format!("t-{number}"), &distribution(&["m"], 4.0));
+        }
+        assert_eq!(shown().len(), MAX_TRANCHES);
+        assert!(!shown().contains_key(&key("a", "m")), "the one compared longest ago stays");
     }
 
     #[test]

@@ -23,14 +23,17 @@ use whetstone_store::Store;
 use crate::clock::now_ms;
 use crate::cluster::drain::Drains;
 use crate::cluster::events::Events;
+use crate::cluster::leader::Lead;
+use crate::cluster::node::Nodes;
 use crate::cluster::precedence::Precedence;
-use crate::cluster::{self, Seen, leader};
+use crate::cluster::{self, ClusterError, Fence, Reach, Seen, leader};
 use crate::dirty::Dirty;
 use crate::health::{Component, Health};
 use crate::intake::{self, Intake, News, Poke, ServerLimits};
 use crate::metrics::Metrics;
 use crate::ops::{self, Ops};
 use crate::pki::{self, SiteCa};
+use crate::retention::Retention;
 use crate::site::{Known, Parts, Site};
 use crate::upkeep::{self, Upkeep};
 
@@ -54,7 +57,7 @@ pub struct RunOptions {
     pub abort_after_steps: i64,
 }
 
-/// How long tasks have to end.
+/// How long what is under way has to end: the turn, writes to the store, answers to agents.
 const SHUTDOWN: Duration = Duration::from_secs(10);
 
 impl Poke for Dirty {
@@ -98,7 +101,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> anyhow::Result
     let (intake, flushing) = Intake::start(
         intake::Parts {
             store: store.clone(),
-            ca,
+            ca: ca.clone(),
             metrics: intake_metrics.clone(),
             poke: Arc::new(dirty.clone()),
             leading: leads,
@@ -113,15 +116,21 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> anyhow::Result
     let limits = ServerLimits { connections: options.connections, ..ServerLimits::default() };
     tasks.spawn(intake::serve(listener, tls, router, limits, intake_metrics, stop.clone()));
 
+    let fence = if options.leader_elect { Fence::shut() } else { Fence::open() };
+    let reach = Reach::default();
     let upkeep = Upkeep {
         store: store.clone(),
         seen: seen.clone(),
         client: client.clone(),
+        reach: reach.clone(),
         health: health.clone(),
         metrics: metrics.clone(),
+        ca,
         disk: upkeep::folder_of(&options.store),
     };
     tasks.spawn(upkeep.run(stop.clone()));
+    let retention = Retention { store: store.clone(), metrics: metrics.clone() };
+    tasks.spawn(retention.run(leading.subscribe(), stop.clone()));
 
     let precedence = Precedence::default();
     let milliseconds = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
@@ -132,7 +141,9 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> anyhow::Result
             ..SiteLimits::default()
         },
         store: store.clone(),
-        drains: Drains::new(evicting, dirty.clone(), tasks.clone(), stop.clone()),
+        drains: Drains::new(evicting, fence.clone(), dirty.clone(), tasks.clone(), stop.clone()),
+        nodes: Nodes::new(client.clone(), fence.clone(), reach),
+        fence: fence.clone(),
         events: Events::new(client.clone(), &options.identity, precedence.clone(), tasks.clone()),
         precedence,
         client,
@@ -146,10 +157,21 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> anyhow::Result
         stop: stop.clone(),
         abort_after_steps: Arc::new(AtomicI64::new(options.abort_after_steps)),
     };
-    let result = tokio::select! {
-        () = stop.cancelled() => Ok(()),
-        result = lead(&options, parts, &health, &leading, &stop) => result,
+    let mut held = None;
+    if options.leader_elect {
+        held = tokio::select! {
+            () = stop.cancelled() => None,
+            lead = stand_by(&options, &parts, &health) => Some(lead),
+        };
+    }
+    let result = if stop.is_cancelled() {
+        // What the parts hold would be waited for.
+        drop(parts);
+        Ok(())
+    } else {
+        act(parts, held.as_mut(), &health, &leading, &stop).await
     };
+    fence.close();
     leading.send_replace(false);
     metrics.leader.set(0);
     stop.cancel();
@@ -158,48 +180,67 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> anyhow::Result
         let _ = flushing.await;
         tasks.wait().await;
     });
-    if ended.await.is_err() {
-        info!("some tasks did not end in time");
+    match (ended.await, held) {
+        // Nothing of ours is on its way any more: the next one may begin.
+        (Ok(()), Some(lead)) => lead.release().await,
+        (Ok(()), None) => {}
+        (Err(_), _) => info!("some tasks did not end in time; a lease is not given back but runs out"),
     }
     store.close().await;
     result
 }
 
-async fn lead(
-    options: &RunOptions,
+/// Waits for the lead.
+async fn stand_by(options: &RunOptions, parts: &Parts, health: &Health) -> Lead {
+    health.set(Component::Leader, Ok("stands by".to_owned()));
+    let say = |state: Result<(), &ClusterError>| {
+        let state =
+            state.map(|()| "stands by".to_owned()).map_err(|error| format!("cannot stand by: {error}"));
+        health.set(Component::Leader, state);
+    };
+    leader::lead(parts.client.clone(), &options.namespace, &options.identity, &parts.fence, say).await
+}
+
+/// Leads until told to stop, or until the lead is lost. No step is begun after this; the turn under way is one of the tasks, and
+/// is waited for with them.
+async fn act(
     parts: Parts,
+    held: Option<&mut Lead>,
     health: &Health,
     leading: &watch::Sender<bool>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut lead = None;
-    if options.leader_elect {
-        health.set(Component::Leader, Ok("stands by".to_owned()));
-        lead = Some(leader::lead(parts.client.clone(), &options.namespace, &options.identity).await?);
-    }
-    parts.seen.ready().await?;
-    let metrics = parts.metrics.clone();
-    let site = Site::load(parts).await?;
+    let lost = async {
+        match held {
+            Some(lead) => lead.lost().await,
+            None => std::future::pending().await,
+        }
+    };
+    let mut lost = std::pin::pin!(lost);
+    let Parts { metrics, fence, tasks, .. } = parts.clone();
+    let load = async {
+        parts.seen.ready().await?;
+        anyhow::Ok(Site::load(parts).await?)
+    };
+    let site = tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        why = &mut lost => anyhow::bail!("the lead is lost: {why}"),
+        site = load => site?,
+    };
     leading.send_replace(true);
     metrics.leader.set(1);
     health.set(Component::Leader, Ok("leads".to_owned()));
-    let ending = stop.child_token();
-    let turning = tokio::spawn(site.run(ending.clone()));
-    match &mut lead {
-        None => turning.await.context("the loop ended")?,
-        Some(lead) => tokio::select! {
-            ended = turning => ended.context("the loop ended")?,
-            () = lead.lost() => {
-                ending.cancel();
-                anyhow::bail!("the lead is lost");
-            }
-        },
-    }
-    if stop.is_cancelled() {
-        if let Some(lead) = lead {
-            lead.release().await;
+    let ending = CancellationToken::new();
+    let turning = tasks.spawn(site.run(ending.clone()));
+    let result = tokio::select! {
+        ended = turning => {
+            ended.context("the loop ended")?;
+            anyhow::bail!("the loop ended");
         }
-        return Ok(());
-    }
-    anyhow::bail!("the loop ended")
+        () = stop.cancelled() => Ok(()),
+        why = &mut lost => Err(anyhow::anyhow!("the lead is lost: {why}")),
+    };
+    fence.close();
+    ending.cancel();
+    result
 }

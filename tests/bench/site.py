@@ -5,8 +5,9 @@
 
 BIN: folder with whetstone-operator, whet-fleet and examples/bare_patches (release builds). KUBE: folder with whet-local and kubectl.
 For each number of blades (default 500 2000 5000): a fresh control plane, one tranche, every blade accepted; then a while at
-rest, then a fault on 1,000 blades (or a fifth, if there are fewer) at once: first with the circuit breaker, then past it;
-then as many nodes patched by a client that does nothing else.
+rest, without evidence and with a real agent's readings; then a fault on 1,000 blades (or a fifth, if there are fewer) at once:
+first with the circuit breaker, then past it; then at rest with a tenth of the connections, again without and with readings; then
+as much evidence as the operator takes; then as many nodes patched by a client that does nothing else.
 One JSON object for each measurement goes to OUT.jsonl. Everything is on loopback and ends by itself.
 """
 
@@ -32,6 +33,12 @@ INTAKE, HTTP = 27801, 27802
 INTERVAL_S = 10
 # How long the site is watched at rest.
 REST_S = 40
+# What a real agent with 8 GPUs has each minute (docs/agent.md).
+READINGS = 24
+# Full reports, one after the other, of so many agents for so long.
+FLOOD_AGENTS, FLOOD_S = 100, 30
+# The projection's site: blades, and connections as the operator keeps them by default.
+LARGE, LARGE_CONNECTIONS = 100_000, 20_000
 # Serials in one call for tokens.
 CHUNK = 1000
 
@@ -191,6 +198,19 @@ def wait(what, condition, limit_s):
     return time.monotonic() - begun
 
 
+def projection(many, few):
+    """Memory with 100,000 blades, from two rows at rest with readings: one with a connection for each agent, one with few. What
+    they differ by counts as their connections' (what joins and burn-ins left behind is in it, so it is rather too much); what is
+    left of the second one grows with the blades."""
+    fewer = many["connections"] - few["connections"]
+    connection = max(0, many["resident_bytes"] - few["resident_bytes"]) / fewer if fewer > 0 else 0
+    blade = (few["resident_bytes"] - few["empty_bytes"] - few["connections"] * connection) / few["blades"]
+    total = few["empty_bytes"] + LARGE * blade + LARGE_CONNECTIONS * connection
+    return dict(what="projection", rests_on=[many["what"], few["what"]], measured_blades=few["blades"], blades=LARGE,
+                connections=LARGE_CONNECTIONS, bytes_per_connection=round(connection), bytes_per_blade=round(blade),
+                resident_bytes=round(total))
+
+
 def measure(blades, folder, put):
     log(f"{blades} blades: control plane")
     cluster = folder / "cluster"
@@ -274,19 +294,27 @@ def measure(blades, folder, put):
         put(what="accepted", blades=blades, seconds=round(time.monotonic() - begun, 1))
         log(f"{blades} blades: accepted after {time.monotonic() - begun:.0f} s; at rest")
 
-        def at_rest(what):
+        def at_rest(what, readings=0):
+            tell(f"readings {readings}")
             time.sleep(20)
             before, (_, cpu_before), at = tell("stats"), process(operator.pid), time.monotonic()
             time.sleep(REST_S)
             after, (resident, cpu_after), now = tell("stats"), process(operator.pid), time.monotonic()
+            tell("readings 0")
             seconds = now - at
-            put(what=what, blades=blades, interval_s=INTERVAL_S, resident_bytes=resident, empty_bytes=empty,
+            row = dict(
+                what=what, blades=blades, interval_s=INTERVAL_S, readings_per_minute=readings,
+                resident_bytes=resident, empty_bytes=empty,
                 bytes_per_blade=round((resident - empty) / blades), cpu_cores=round((cpu_after - cpu_before) / seconds, 4),
                 cpu_ms_per_report=round(1000 * (cpu_after - cpu_before) / max(1, after["reports"] - before["reports"]), 3),
                 reports_per_s=round((after["reports"] - before["reports"]) / seconds, 1),
+                items_per_s=round((after["acked"] - before["acked"]) / seconds, 1),
                 connections=metrics()["whetstone_intake_connections"])
+            put(**row)
+            return row
 
         at_rest("at_rest")
+        many = at_rest("at_rest_readings", READINGS)
 
         bad = min(1000, blades // 5)
         version = api.call(api.connect(), "GET", "/api/v1/nodes?limit=1")["metadata"]["resourceVersion"]
@@ -341,6 +369,32 @@ def measure(blades, folder, put):
         operator = start_operator("--connections", max(16, blades // 10))
         wait("the agents back", lambda: metrics().get('whetstone_agents{state="live"}') == blades, 120)
         at_rest("at_rest_few_connections")
+        few = at_rest("at_rest_few_connections_readings", READINGS)
+        put(**projection(many, few))
+
+        # Evidence as fast as it is taken: parsed, checked, stored and acknowledged.
+        log(f"{blades} blades: the operator again; as much evidence as it takes")
+        operator.terminate()
+        operator.wait(30)
+        operator = start_operator()
+        wait("the agents back", lambda: metrics().get('whetstone_agents{state="live"}') == blades, 120)
+        time.sleep(10)
+        store = lambda: sum(f.stat().st_size for f in folder.glob("store.db*"))
+        pids = {operator.pid, fleet.pid, os.getpid()}
+        before, bytes_before, cpu_before = metrics(), store(), cpu_by_name(cluster, pids)
+        flood = tell(f"flood {min(FLOOD_AGENTS, blades)} {FLOOD_S}")
+        cpu = difference(cpu_by_name(cluster, pids), cpu_before, 2)
+        # The last reports may be on their way yet.
+        time.sleep(2)
+        of_readings = 'whetstone_evidence_items_total{kind="reading"}'
+        stored = metrics().get(of_readings, 0) - before.get(of_readings, 0)
+        if stored < flood["acked"]:
+            raise RuntimeError(f"{flood['acked']} items were acknowledged, {stored} are stored")
+        put(what="intake", blades=blades, agents=flood["agents"], seconds=round(flood["seconds"], 2), items=flood["acked"],
+            items_per_s=round(flood["acked"] / flood["seconds"]), reports_per_s=round(flood["reports"] / flood["seconds"], 1),
+            failures=flood["failures"], refused=flood["refused"], bytes_per_item=round(flood["bytes_per_item"]),
+            stored_bytes_per_item=round((store() - bytes_before) / max(1, stored)), cpu_s=cpu,
+            operator_cpu_us_per_item=round(1e6 * cpu.get("whetstone-operator", 0) / max(1, flood["acked"]), 2))
 
         # What the apiserver of this very site takes from a client that does nothing else, on nodes that nobody else is at.
         for child in (fleet, operator):

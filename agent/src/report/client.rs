@@ -116,6 +116,11 @@ impl CallError {
         }
     }
 
+    /// The operator is of an earlier version, and says which field it does not know.
+    pub fn is_unknown_field(&self) -> bool {
+        matches!(self, CallError::Refused { status: 400, message, .. } if message.contains("unknown field"))
+    }
+
     fn of(error: ureq::Error) -> CallError {
         let text = error.to_string();
         match error {

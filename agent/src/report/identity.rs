@@ -86,6 +86,9 @@ impl Token {
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Identity {
     pub serial: Serial,
+    /// The firmware said it, when this was made or since: it has to say it always.
+    #[serde(default)]
+    pub of_firmware: bool,
     pub blade: BladeName,
     key_pem: String,
     certificate_pem: String,
@@ -114,6 +117,12 @@ impl Identity {
         state.load(IDENTITY)
     }
 
+    /// Notes that the firmware says this serial too.
+    pub fn confirm(&mut self, state: &StateDir) -> Result<(), StateError> {
+        self.of_firmware = true;
+        state.save(IDENTITY, self, 0o600)
+    }
+
     /// A client that shows this certificate and trusts the site's CA as well as `ca`, the one of the command line.
     pub fn client(&self, base: &super::OperatorUrl, ca: &str) -> Result<Client, CallError> {
         Client::new(base, &[ca, &self.ca_pem], Some((&self.certificate_pem, &self.key_pem)))
@@ -139,6 +148,7 @@ pub fn join(
     state: &StateDir,
     client: &Client,
     serial: &Serial,
+    of_firmware: bool,
     token: &Token,
     report_key: String,
     facts: BladeFacts,
@@ -153,7 +163,7 @@ pub fn join(
         facts,
     };
     let answer: JoinAnswer = client.post("/v1/join", &request)?;
-    keep(state, serial, &key, answer, Some(token.sha256.clone()))
+    keep(state, (serial, of_firmware), &key, answer, Some(token.sha256.clone()))
 }
 
 /// Asks for the next certificate with this one, for a new key.
@@ -161,7 +171,7 @@ pub fn renew(state: &StateDir, client: &Client, old: &Identity) -> Result<Identi
     let key = next_key(state)?;
     let request = RenewRequest { csr_pem: csr(&key, &old.serial)?, instance: state.instance().to_owned() };
     let answer: JoinAnswer = client.post("/v1/renew", &request)?;
-    keep(state, &old.serial, &key, answer, old.used_token.clone())
+    keep(state, (&old.serial, old.of_firmware), &key, answer, old.used_token.clone())
 }
 
 /// The key of the exchange that is under way: on disk before it is used, so that a lost answer can be asked for again.
@@ -186,7 +196,7 @@ fn csr(key: &KeyPair, serial: &Serial) -> Result<String, rcgen::Error> {
 
 fn keep(
     state: &StateDir,
-    serial: &Serial,
+    (serial, of_firmware): (&Serial, bool),
     key: &KeyPair,
     answer: JoinAnswer,
     used_token: Option<String>,
@@ -194,6 +204,7 @@ fn keep(
     check(key, &answer)?;
     let identity = Identity {
         serial: serial.clone(),
+        of_firmware,
         blade: answer.blade,
         key_pem: key.serialize_pem(),
         certificate_pem: answer.certificate_pem,
@@ -233,6 +244,7 @@ mod tests {
     fn identity(from: i64, to: i64, received: i64) -> Identity {
         Identity {
             serial: Serial::new("S1").unwrap(),
+            of_firmware: false,
             blade: BladeName::new("b-1").unwrap(),
             key_pem: String::new(),
             certificate_pem: String::new(),

@@ -130,3 +130,40 @@ pub(super) fn text(shared: &Shared) -> String {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use whetstone_dashboards::exposition::{Problem, compare};
+
+    use super::super::spool::Spool;
+    use super::*;
+
+    #[test]
+    fn what_an_agent_says_is_what_the_catalogue_promises() {
+        let dir = tempfile::tempdir().unwrap();
+        let shared = Shared::new(Spool::open(dir.path(), 64 << 20).unwrap().0);
+        // Before it has joined two values do not exist, and no report has ended in any way.
+        let name = |problem: Problem| match problem {
+            Problem::Missing { name, .. } | Problem::NotYet { name, .. } => name,
+            other => panic!("{other}"),
+        };
+        let missing: Vec<&str> = compare(&text(&shared)).into_iter().map(name).collect();
+        let not_yet = [
+            "whetstone_agent_certificate_expires_seconds",
+            "whetstone_agent_last_report_seconds",
+            "whetstone_agent_reports_total",
+        ];
+        assert_eq!(missing, not_yet);
+        {
+            let mut counts = lock(&shared.counts);
+            counts.reports.insert("ok", 3);
+            counts.reports.insert("timeout", 1);
+            counts.last_report = Some(Instant::now());
+            counts.certificate_ends_ms = Some(now_ms() + 1_000);
+            counts.findings.insert("fault", 1);
+        }
+        assert_eq!(compare(&text(&shared)), []);
+    }
+}

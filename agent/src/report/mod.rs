@@ -32,7 +32,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use whetstone_model::evidence::Finding;
-use whetstone_model::ids::Serial;
+use whetstone_model::ids::{BadName, Serial};
 use whetstone_model::wire::ItemBody;
 
 use crate::bundle::{BundleError, key};
@@ -98,11 +98,17 @@ const STOP_RUN: Duration = Duration::from_secs(20);
 pub fn run(options: &ReportOptions, stop: Receiver<()>) -> Result<(), ReportError> {
     let ca = read_ca(&options.ca)?;
     let state = Arc::new(StateDir::open(&options.state)?);
-    let identity = identity::Identity::load(&state).unwrap_or_else(|error| {
+    let mut identity = identity::Identity::load(&state).unwrap_or_else(|error| {
         log::error("the identity that is kept cannot be read; a new token is needed", &[("why", &error)]);
         None
     });
-    let serial = serial(options, identity.as_ref().map(|identity| &identity.serial))?;
+    let host = sysfs::host::host(&sysfs::Root::new(options.watch.probe.root.clone()));
+    let (serial, of_firmware) = serial(options, identity.as_ref(), host.serial.map(Serial::new))?;
+    if let Some(identity) = identity.as_mut().filter(|identity| of_firmware && !identity.of_firmware)
+        && let Err(error) = identity.confirm(&state)
+    {
+        log::warn("identity", &[("why", &error)]);
+    }
     let signing_key = state.path("signing-key.pem");
     let key = key::load_or_create(&signing_key).map_err(BundleError::from)?;
     let report_key = hex::encode(key.verifying_key().as_bytes());
@@ -163,6 +169,9 @@ pub fn run(options: &ReportOptions, stop: Receiver<()>) -> Result<(), ReportErro
         ca,
         token_file: options.token_file.clone(),
         serial,
+        of_firmware,
+        // One that the operator would refuse must not cost a report.
+        boot_id: host.boot_id.filter(|id| id.len() <= 64 && id.bytes().all(|b| b.is_ascii_graphic())),
         report_interval: options.report_interval,
         report_key,
     };
@@ -205,24 +214,39 @@ fn read_ca(path: &Path) -> Result<String, ReportError> {
     Ok(text)
 }
 
-/// The serial that was asked for, that this directory belongs to, or that the firmware says.
-fn serial(options: &ReportOptions, kept: Option<&Serial>) -> Result<Serial, ReportError> {
+/// The serial that was asked for, that this directory belongs to, or that the firmware says; and whether the firmware says it.
+/// A directory whose serial once came from the firmware belongs to the machine whose firmware that is, not to its disk.
+fn serial(
+    options: &ReportOptions,
+    kept: Option<&identity::Identity>,
+    firmware: Option<Result<Serial, BadName>>,
+) -> Result<(Serial, bool), ReportError> {
     let input = |what: String| Err(ReportError::Input(what));
-    match (&options.serial, kept) {
-        (Some(asked), Some(kept)) if asked != kept => input(format!(
-            "--serial {asked}: {} belongs to {kept}; a blade has a state directory of its own",
-            options.state.display()
+    let state = options.state.display();
+    match (&options.serial, kept, firmware) {
+        (Some(asked), Some(kept), _) if *asked != kept.serial => input(format!(
+            "--serial {asked}: {state} belongs to {}; a blade has a state directory of its own",
+            kept.serial
         )),
-        (Some(serial), _) | (None, Some(serial)) => Ok(serial.clone()),
-        (None, None) => {
-            let host = sysfs::host::host(&sysfs::Root::new(options.watch.probe.root.clone()));
-            match host.serial.map(Serial::new) {
-                Some(Ok(serial)) => Ok(serial),
-                Some(Err(error)) => input(format!("the firmware's {error}; give --serial")),
-                None => {
-                    input("the firmware gives no serial (it is read by root only); give --serial".to_owned())
-                }
-            }
+        // What a person says holds, whatever the firmware says.
+        (Some(serial), ..) => Ok((serial.clone(), false)),
+        (None, Some(kept), Some(Ok(firmware))) if kept.of_firmware && firmware != kept.serial => {
+            input(format!(
+                "the firmware says serial {firmware}, but {state} belongs to {}: its disk was moved to another machine, or its \
+             board was replaced. Nothing is reported as {0}. Remove {state} and put a token for {firmware} into {}; if this is \
+             {0} all the same, give --serial {0}",
+                kept.serial,
+                options.token_file.display()
+            ))
+        }
+        (None, Some(kept), firmware) => {
+            let said = firmware.is_some_and(|firmware| firmware.is_ok_and(|serial| serial == kept.serial));
+            Ok((kept.serial.clone(), kept.of_firmware || said))
+        }
+        (None, None, Some(Ok(serial))) => Ok((serial, true)),
+        (None, None, Some(Err(error))) => input(format!("the firmware's {error}; give --serial")),
+        (None, None, None) => {
+            input("the firmware gives no serial (it is read by root only); give --serial".to_owned())
         }
     }
 }

@@ -97,6 +97,15 @@ impl Watcher for Recorder {
 
     fn looked(&mut self, facts: &Facts, found: &[Finding], took: Duration) {
         self.remember(found);
+        if self.shared.take_again() {
+            for finding in found {
+                self.shared.append(facts.at_ms, ItemBody::Appeared { finding: finding.clone() });
+            }
+            self.shared.sync();
+            if found.iter().any(|finding| finding.severity == Severity::Fault) {
+                self.shared.urge();
+            }
+        }
         self.shared.learn(blade_facts(facts, &self.table));
         if self.last_readings.is_none_or(|at| at.elapsed() >= READINGS_EVERY) {
             self.last_readings = Some(Instant::now());

@@ -22,6 +22,10 @@ const MIN_GAP: Duration = Duration::from_secs(1);
 const MAX_ITEM_BYTES: usize = 900 << 10;
 /// The longest sleep: what is not signalled (a token file) is seen this soon.
 const TICK: Duration = Duration::from_secs(1);
+/// Facts that the operator does not take are sent again when they change, or so much later: it may have been updated.
+const REFUSED_FACTS_EVERY: Duration = Duration::from_secs(3600);
+/// While the operator is replaced by a newer one it may be older than this agent for so long.
+const OLDER_FOR: Duration = Duration::from_secs(60);
 /// A token that was refused is tried again this often: it may have been issued later than it was put here.
 const SAME_TOKEN_EVERY: Duration = Duration::from_secs(60);
 
@@ -39,12 +43,17 @@ impl Backoff {
 }
 
 /// What the reporter needs to know.
+#[derive(Clone)]
 pub(super) struct Settings {
     pub operator: OperatorUrl,
     /// CA of the command line, PEM.
     pub ca: String,
     pub token_file: PathBuf,
     pub serial: Serial,
+    /// The serial came from the firmware.
+    pub of_firmware: bool,
+    /// Of the kernel that runs, where it says one.
+    pub boot_id: Option<String>,
     pub report_interval: Duration,
     /// Public key that signs results, hex.
     pub report_key: String,
@@ -71,7 +80,12 @@ pub(super) struct Reporter<'a> {
     trouble: Lasting,
     last_report: Option<Instant>,
     facts_sent: u64,
-    without_facts: bool,
+    /// The version of the facts that the operator did not take, and when.
+    facts_refused: Option<(u64, Instant)>,
+    /// The operator does not know all fields of a report: they are left out until then.
+    older_until: Option<Instant>,
+    /// What was known to be stored when the operator last asked to say what stands again.
+    asked_again: Option<u64>,
     /// Items of the next report at most: fewer while a bad one is looked for.
     limit: usize,
 }
@@ -126,7 +140,9 @@ impl<'a> Reporter<'a> {
             trouble: Lasting::default(),
             last_report: None,
             facts_sent: 0,
-            without_facts: false,
+            facts_refused: None,
+            older_until: None,
+            asked_again: None,
             limit: MAX_ITEMS,
         };
         if let Some(identity) = identity {
@@ -249,8 +265,8 @@ impl<'a> Reporter<'a> {
             Ok(client) => client,
             Err(error) => return self.identity_failed("cannot join", Level::Error, &error.into()),
         };
-        let key = self.settings.report_key.clone();
-        match identity::join(&self.state, &client, &self.settings.serial, &token, key, facts) {
+        let Settings { report_key: key, serial, of_firmware, .. } = self.settings.clone();
+        match identity::join(&self.state, &client, &serial, of_firmware, &token, key, facts) {
             Ok(identity) => {
                 self.joins.well("joined at last");
                 log::info("joined", &[("blade", &identity.blade), ("serial", &identity.serial)]);
@@ -314,29 +330,32 @@ impl<'a> Reporter<'a> {
         self.last_report = Some(Instant::now());
         match client.post::<ReportAnswer>("/v1/report", &request) {
             Ok(answer) => self.answered(&request, facts_version, answer),
-            Err(error) => self.not_answered(&request, &error),
+            Err(error) => self.not_answered(&request, facts_version, &error),
         }
     }
 
     fn request(&self) -> (ReportRequest, Option<u64>) {
-        let (items, status, stream) = {
+        let (items, status, stream, acked) = {
             let mut spool = self.shared.spool();
-            (spool.batch(self.limit, MAX_ITEM_BYTES), spool.status(), spool.stream())
+            (spool.batch(self.limit, MAX_ITEM_BYTES), spool.status(), spool.stream(), spool.acked())
         };
         // A sign of life is worth sending without them.
         let items = items.unwrap_or_else(|error| {
             log::error("spool cannot be read", &[("why", &error)]);
             Vec::new()
         });
-        let facts =
-            self.shared.facts().filter(|(version, _)| *version != self.facts_sent && !self.without_facts);
+        let refused = self.facts_refused.map(|(version, at)| (version, at.elapsed()));
+        let facts = self.shared.facts().filter(|(version, _)| facts_due(*version, self.facts_sent, refused));
         let (facts_version, facts) = facts.unzip();
+        let older = self.older_until.is_some_and(|until| Instant::now() < until);
         let request = ReportRequest {
             serial: self.settings.serial.clone(),
             instance: self.state.instance().to_owned(),
+            boot_id: self.settings.boot_id.clone().filter(|_| !older),
             now_ms: now_ms(),
             stream,
             items,
+            acked: Some(acked).filter(|_| !older),
             dropped: status.dropped,
             spooled: status.items,
             facts,
@@ -356,7 +375,11 @@ impl<'a> Reporter<'a> {
         }
         // A version of zero is none; versions begin at 1.
         self.facts_sent = facts_version.unwrap_or(self.facts_sent);
-        self.without_facts = false;
+        if answer.say_again && self.asked_again != request.acked {
+            self.asked_again = request.acked;
+            log::warn("the operator has lost evidence: what stands is said again", &[]);
+            self.shared.ask_again();
+        }
         let last = request.items.last().map_or(0, |item| item.seq);
         // No more is forgotten than was sent, whatever the answer says.
         let acked = answer.acked.min(last);
@@ -382,7 +405,7 @@ impl<'a> Reporter<'a> {
         self.reports.well(wait.clamp(MIN_GAP, MAX_WAIT));
     }
 
-    fn not_answered(&mut self, request: &ReportRequest, error: &CallError) {
+    fn not_answered(&mut self, request: &ReportRequest, facts_version: Option<u64>, error: &CallError) {
         self.shared.count_report(error.category());
         self.reports.failed(error.retry_after().unwrap_or_default());
         let operator = self.settings.operator.to_string();
@@ -395,7 +418,7 @@ impl<'a> Reporter<'a> {
         self.renewal_wanted |=
             code == error_code::EXPIRED || matches!(error, CallError::CertificateRefused(_));
         if error.is_bad_request() {
-            return self.bad_request(request, error);
+            return self.bad_request(request, facts_version, error);
         }
         let person = revoked
             || matches!(code, error_code::IDENTITY_CONFLICT | error_code::WRONG_BLADE)
@@ -411,10 +434,15 @@ impl<'a> Reporter<'a> {
 
     /// The operator cannot understand it. Facts are left out first, then the items are halved until the bad one
     /// stands alone; that one is given up, so that the rest gets through.
-    fn bad_request(&mut self, request: &ReportRequest, error: &CallError) {
+    fn bad_request(&mut self, request: &ReportRequest, facts_version: Option<u64>, error: &CallError) {
         self.reports.well(MIN_GAP);
-        if request.facts.is_some() {
-            self.without_facts = true;
+        if request.acked.is_some() && error.is_unknown_field() {
+            self.older_until = Some(Instant::now() + OLDER_FOR);
+            let what = "the operator is older than this agent: what it does not know is left out";
+            return self.trouble.failed(Level::Warn, what, &[], &error.to_string());
+        }
+        if let Some(version) = facts_version {
+            self.facts_refused = Some((version, Instant::now()));
             return self.trouble.failed(Level::Error, "report with facts refused", &[], &error.to_string());
         }
         match request.items.as_slice() {
@@ -424,6 +452,8 @@ impl<'a> Reporter<'a> {
             }
             [item] => {
                 give_up(item, error);
+                // It may have been this all the time.
+                self.facts_refused = None;
                 let forgot = self.shared.spool().ack(item.seq);
                 if let Err(error) = forgot {
                     log::warn("spool", &[("why", &error)]);
@@ -432,6 +462,11 @@ impl<'a> Reporter<'a> {
             items => self.limit = items.len() / 2,
         }
     }
+}
+
+/// Whether facts of this version are to be sent: not those that are known, nor for a while those that were refused.
+fn facts_due(version: u64, sent: u64, refused: Option<(u64, Duration)>) -> bool {
+    version != sent && refused.is_none_or(|(refused, ago)| refused != version || ago >= REFUSED_FACTS_EVERY)
 }
 
 /// Trying again with this certificate is no use.
@@ -445,4 +480,19 @@ fn give_up(item: &Item, error: &CallError) {
     let body = serde_json::to_string(&item.body).unwrap_or_default();
     let body = &body[..body.floor_char_boundary(500)];
     log::error("the operator does not take an item; given up", &[("item", &body), ("why", error)]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refused_facts_come_again_when_they_change_or_after_a_long_while() {
+        let minute = Duration::from_secs(60);
+        assert!(facts_due(1, 0, None));
+        assert!(!facts_due(1, 1, None), "they are known");
+        assert!(!facts_due(1, 0, Some((1, minute))), "they were refused a minute ago");
+        assert!(facts_due(2, 0, Some((1, minute))), "these are others");
+        assert!(facts_due(1, 0, Some((1, 60 * minute))), "the operator may be another one by now");
+    }
 }

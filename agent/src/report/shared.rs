@@ -36,6 +36,8 @@ struct Signals {
     urgent: bool,
     /// Something else happened that the reporter should look at.
     stirred: bool,
+    /// The operator lost what stands: it has to be said again.
+    say_again: bool,
 }
 
 #[derive(Debug)]
@@ -142,6 +144,16 @@ impl Shared {
     /// Whether a fault waits to be reported; it counts as reported from now on.
     pub fn take_urgent(&self) -> bool {
         std::mem::take(&mut lock(&self.signals).urgent)
+    }
+
+    /// What stands is to be said again with the next look.
+    pub fn ask_again(&self) {
+        lock(&self.signals).say_again = true;
+    }
+
+    /// Whether what stands has to be said again; it counts as said from now on.
+    pub fn take_again(&self) -> bool {
+        std::mem::take(&mut lock(&self.signals).say_again)
     }
 
     pub fn is_urgent(&self) -> bool {

@@ -29,6 +29,8 @@ pub fn wait<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
 /// A blade's directory: its state outlives the agents that run on it.
 pub struct Blade {
     dir: tempfile::TempDir,
+    /// The serial that its agents are given; with `None` the firmware's counts.
+    pub serial: Option<&'static str>,
 }
 
 pub struct Agent {
@@ -42,7 +44,7 @@ impl Blade {
         std::fs::create_dir(dir.path().join("root")).unwrap();
         std::fs::write(dir.path().join("kmsg"), "").unwrap();
         std::fs::write(dir.path().join("token"), TOKEN).unwrap();
-        Blade { dir }
+        Blade { dir, serial: Some("S-1") }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -59,7 +61,8 @@ impl Blade {
             .arg(self.path("ca.pem"))
             .arg("--token-file")
             .arg(self.path("token"))
-            .env("WHETSTONE_SERIAL", "S-1")
+            .env_remove("WHETSTONE_SERIAL")
+            .envs(self.serial.map(|serial| ("WHETSTONE_SERIAL", serial)))
             .arg("--state")
             .arg(self.path("state"))
             .arg("--root")
@@ -77,6 +80,13 @@ impl Blade {
             lines.map_while(Result::ok).for_each(|line| kept.lock().unwrap().push(line))
         });
         Agent { child, log }
+    }
+
+    /// Writes a file of the blade's root.
+    pub fn root(&self, name: &str, text: &str) {
+        let path = self.path("root").join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
     }
 
     /// Writes kernel lines that are faults: Xid 79 of the GPU with this bus number.

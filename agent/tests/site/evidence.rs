@@ -2,6 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use whetstone_model::wire::ItemBody;
 
@@ -136,6 +138,8 @@ fn metrics_tell_of_the_spool_and_the_agent_is_small() {
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     assert!(text.starts_with("HTTP/1.1 200 OK"), "{text}");
+    let (_, body) = text.split_once("\r\n\r\n").unwrap();
+    assert_eq!(whetstone_dashboards::exposition::compare(body), [], "held against the catalogue");
     let value = |name: &str| -> f64 {
         let line = text
             .lines()
@@ -150,5 +154,46 @@ fn metrics_tell_of_the_spool_and_the_agent_is_small() {
     // The limit of the design, in the agent's own words to the operator. This is a build without optimisation.
     let resident = operator.books(|books| books.resident);
     assert!(resident > 1 << 20 && resident < 30 << 20, "{resident} bytes");
+    assert_eq!(agent.stop(), Some(0));
+}
+
+#[test]
+fn facts_that_the_operator_cannot_take_do_not_cost_every_second_report() {
+    let (operator, blade) = (Operator::start(), Blade::new());
+    let tries = Arc::new(AtomicUsize::new(0));
+    let counted = tries.clone();
+    operator.hook(move |call| {
+        let with = call.path == "/v1/report" && String::from_utf8_lossy(call.body).contains("\"facts\":");
+        with.then(|| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            Mischief::Refuse(400, "bad-request")
+        })
+    });
+    let agent = blade.start(&operator, &[]);
+    wait("reports without facts", || operator.books(|books| (books.reports > 4).then_some(())));
+    assert_eq!(tries.load(Ordering::SeqCst), 1, "facts are sent again and again");
+    operator.books(|books| assert!(books.facts.is_empty()));
+    assert_eq!(agent.stop(), Some(0));
+}
+
+#[test]
+fn what_stands_is_said_again_once_to_an_operator_that_has_lost_it() {
+    let (operator, blade) = (Operator::start(), Blade::new());
+    let library = format!("--nvml-lib={}", blade.path("no-library").display());
+    let agent = blade.start(&operator, &[&library]);
+    let said = || {
+        operator.books(|books| {
+            let appeared = |body: &ItemBody| {
+                matches!(body, ItemBody::Appeared { finding } if finding.code == "source-error")
+            };
+            books.items.values().filter(|item| appeared(&item.body)).count()
+        })
+    };
+    wait("the finding", || (said() == 1).then_some(()));
+    operator.books(|books| books.say_again = true);
+    wait("the finding again", || (said() == 2).then_some(()));
+    let reports = operator.books(|books| books.reports);
+    wait("reports", || operator.books(|books| (books.reports > reports + 3).then_some(())));
+    assert_eq!(said(), 2, "it is said once for each time that it was lost");
     assert_eq!(agent.stop(), Some(0));
 }

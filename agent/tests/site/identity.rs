@@ -145,3 +145,78 @@ fn another_ca_is_not_trusted_and_wrong_input_ends_at_once() {
     let (code, log) = blade.start(&operator, &["--serial", "S-2"]).wait_for_end();
     assert!(code == Some(2) && log.contains("belongs to S-1"), "{log}");
 }
+
+const FIRMWARE: &str = "sys/class/dmi/id/product_serial";
+
+#[test]
+fn a_disk_in_another_machine_does_not_report_as_the_old_blade() {
+    let (operator, mut blade) = (Operator::start(), Blade::new());
+    blade.serial = None;
+    blade.root(FIRMWARE, "S-1\n");
+    let agent = blade.start(&operator, &[]);
+    wait("a report", || operator.books(|books| (books.reports > 0).then_some(())));
+    assert_eq!(operator.books(|books| books.joins[0].serial.to_string()), "S-1");
+    assert_eq!(agent.stop(), Some(0));
+
+    // Boards without a serial say nothing of which machine it is.
+    blade.root(FIRMWARE, "Default string\n");
+    let reports = operator.books(|books| books.reports);
+    let agent = blade.start(&operator, &[]);
+    wait("a report", || operator.books(|books| (books.reports > reports).then_some(())));
+    assert_eq!(agent.stop(), Some(0));
+
+    blade.root(FIRMWARE, "S-2\n");
+    let reports = operator.books(|books| books.reports);
+    let (code, log) = blade.start(&operator, &[]).wait_for_end();
+    assert_eq!(code, Some(2), "{log}");
+    assert!(log.contains("the firmware says serial S-2") && log.contains("belongs to S-1"), "{log}");
+    assert_eq!(operator.books(|books| (books.reports, books.joins.len())), (reports, 1));
+
+    // What a person says holds.
+    blade.serial = Some("S-1");
+    let agent = blade.start(&operator, &[]);
+    wait("a report", || operator.books(|books| (books.reports > reports).then_some(())));
+    assert_eq!(agent.stop(), Some(0));
+}
+
+#[test]
+fn a_serial_that_a_person_gave_is_not_held_against_the_firmware() {
+    let (operator, mut blade) = (Operator::start(), Blade::new());
+    blade.root(FIRMWARE, "chassis-7\n");
+    let agent = blade.start(&operator, &[]);
+    wait("a report", || operator.books(|books| (books.reports > 0).then_some(())));
+    assert_eq!(agent.stop(), Some(0));
+    blade.serial = None;
+    let reports = operator.books(|books| books.reports);
+    let agent = blade.start(&operator, &[]);
+    wait("a report", || operator.books(|books| (books.reports > reports).then_some(())));
+    assert_eq!(agent.stop(), Some(0));
+}
+
+#[test]
+fn reports_say_which_boot_it_is_and_an_older_operator_that_does_not_know_it_loses_nothing() {
+    let (operator, blade) = (Operator::start(), Blade::new());
+    blade.root("proc/sys/kernel/random/boot_id", "0b1e0f4c-7d5a-4d0e-9a53-d1f5a2b8c3e4\n");
+    operator.hook(|call| {
+        let body = String::from_utf8_lossy(call.body);
+        let new = body.split("\"items\"").next().is_some_and(|head| head.contains("\"boot_id\""));
+        (call.path == "/v1/report" && new).then_some(Mischief::Unknown("boot_id"))
+    });
+    let agent = blade.start(&operator, &[]);
+    agent.wait_for_log("watching");
+    blade.kernel(0..3);
+    agent.wait_for_log("older than this agent");
+    wait("faults", || (super::agent::kernel_devices(&operator).len() >= 3).then_some(()));
+    assert_eq!(agent.count("given up"), 0);
+    assert_eq!(operator.books(|books| (books.boot_id.clone(), books.acked)), (None, None));
+    agent.kill();
+
+    operator.hook(|_| None);
+    let agent = blade.start(&operator, &[]);
+    wait("the boot", || operator.books(|books| books.boot_id.clone()));
+    operator.books(|books| {
+        assert_eq!(books.boot_id.as_deref(), Some("0b1e0f4c-7d5a-4d0e-9a53-d1f5a2b8c3e4"));
+        assert!(books.acked.is_some());
+    });
+    assert_eq!(agent.stop(), Some(0));
+}

@@ -38,6 +38,8 @@ pub enum Mischief {
     LoseAnswer,
     /// Refuses with this status and code.
     Refuse(u16, &'static str),
+    /// Refuses as an operator does that does not know this field.
+    Unknown(&'static str),
 }
 
 type Hook = Box<dyn FnMut(&Call<'_>) -> Option<Mischief> + Send>;
@@ -62,6 +64,11 @@ pub struct Books {
     /// Public keys of the clients that reported, in the order of their first report.
     pub clients: Vec<Vec<u8>>,
     pub next_report_ms: u64,
+    /// The next answer says that what stands has to be said again.
+    pub say_again: bool,
+    /// What the last report said of the boot, and of what is stored.
+    pub boot_id: Option<String>,
+    pub acked: Option<u64>,
 }
 
 pub struct Operator {
@@ -142,6 +149,9 @@ impl Operator {
             resident: 0,
             clients: Vec::new(),
             next_report_ms: 1000,
+            say_again: false,
+            boot_id: None,
+            acked: None,
         }));
         let (hook, away) = (Arc::new(Mutex::new(None)), Arc::new(AtomicBool::new(false)));
         let operator = Operator {
@@ -236,6 +246,10 @@ impl Desk {
             let (status, answer) = match mischief {
                 Some(Mischief::Drop) => return Ok(()),
                 Some(Mischief::Refuse(status, code)) => (status, error(code)),
+                Some(Mischief::Unknown(field)) => {
+                    let message = format!("body: unknown field `{field}`, expected one of `serial`");
+                    (400, json!({"error": {"code": "bad-request", "message": message}}))
+                }
                 Some(Mischief::LoseAnswer) => {
                     self.answer(&path, &body, client);
                     return Ok(());
@@ -314,6 +328,7 @@ fn report(books: &mut Books, body: &[u8], client: Vec<u8>) -> Value {
         books.clients.push(client);
     }
     books.reports += 1;
+    (books.boot_id, books.acked) = (request.boot_id, request.acked);
     books.dropped = request.dropped;
     books.facts.extend(request.facts);
     books.progress.extend(request.run);
@@ -327,6 +342,7 @@ fn report(books: &mut Books, body: &[u8], client: Vec<u8>) -> Value {
     let answer = ReportAnswer {
         acked,
         order: books.order.clone(),
+        say_again: std::mem::take(&mut books.say_again),
         next_report_ms: books.next_report_ms,
         now_ms: now_ms(),
     };

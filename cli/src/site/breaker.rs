@@ -8,6 +8,7 @@ use serde_json::json;
 use super::access::Access;
 use super::failure::OrExit as _;
 use super::{print_json, say, wait_for};
+use crate::as_called;
 
 #[derive(clap::Args)]
 #[command(
@@ -53,7 +54,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         if args.json {
             print_json(&state)?
         } else {
-            say(&sentence(&state))?
+            say(&as_called(&sentence(&state)))?
         }
         Ok(ExitCode::SUCCESS)
     })
@@ -64,7 +65,7 @@ fn sentence(state: &State) -> String {
     let what = match (overridden, open) {
         (true, _) => "overridden: every faulty blade is withheld",
         (false, true) => {
-            "open: it holds back faulty blades until a person looks (whet cases, whet breaker override)"
+            "open: it holds back faulty blades until a person looks (`whet cases`, `whet breaker override`)"
         }
         (false, false) => "closed: all is as usual",
     };

@@ -9,7 +9,7 @@ use whetstone_api::Blade;
 use super::access::{Access, Site, checked_blade};
 use super::failure::{Failure, OrExit as _};
 use super::{print_json, say, wait_for};
-use crate::input_error;
+use crate::{as_called, input_error};
 
 /// Lengths that the CRD allows.
 const MAX_REASON: usize = 300;
@@ -173,7 +173,7 @@ fn change(
                 "retest": blade.spec.retest, "retired": blade.spec.retired, "said": said,
             }))?;
         } else {
-            say(&format!("{}: {said}\n", name(&blade)))?;
+            say(&format!("{}: {}\n", name(&blade), as_called(&said)))?;
         }
         Ok(ExitCode::SUCCESS)
     })

@@ -7,6 +7,7 @@ use serde_json::json;
 use super::access::{Access, checked_blade};
 use super::failure::OrExit as _;
 use super::{print_json, say, wait_for};
+use crate::as_called;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -41,9 +42,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         if json {
             print_json(&json!({"blade": blade, "reset": true}))?;
         } else {
-            say(&format!(
-                "{blade}: its certificates are revoked; give it a new join token (`whet tranche tokens`)\n"
-            ))?;
+            let next = as_called("give it a new join token (`whet tranche tokens`)");
+            say(&format!("{blade}: its certificates are revoked; {next}\n"))?;
         }
         Ok(ExitCode::SUCCESS)
     })

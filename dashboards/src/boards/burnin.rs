@@ -8,7 +8,7 @@ pub fn dashboard() -> Dashboard {
     Dashboard {
         name: "burnin",
         title: "Whetstone / Burn-in distributions",
-        description: "Distributions of what burn-in measures over all devices of a SKU, and how long and how well runs go.",
+        description: "Distributions of what burn-in measures over the devices of a SKU in each tranche, and how long and how well runs go.",
         variables: vec![
             Variable {
                 name: "sku",
@@ -16,6 +16,13 @@ pub fn dashboard() -> Dashboard {
                 description: "SKUs to show",
                 series: "whetstone_burnin_metric",
                 label: "sku",
+            },
+            Variable {
+                name: "tranche",
+                title: "Tranche",
+                description: "Deliveries to show; the sixteen that were compared last are there",
+                series: "whetstone_burnin_metric",
+                label: "tranche",
             },
             Variable {
                 name: "metric",
@@ -33,10 +40,13 @@ pub fn dashboard() -> Dashboard {
     }
 }
 
+/// What tells one distribution from another: two tests of a suite may measure the same metric.
+const BY: &str = "sku, tranche, test, metric, quantile";
+const LEGEND: &str = "{{sku}} {{tranche}} {{test}} {{metric}} q{{quantile}}";
+
 fn level(title: &str, unit: &str, metrics: &str, description: &str) -> Panel {
-    let series = format!(r#"whetstone_burnin_metric{{sku=~"$sku",metric=~"{metrics}"}}"#);
-    Panel::new(Draw::Timeseries, title, unit, description)
-        .target("{{sku}} {{metric}} q{{quantile}}", latest(&series, "sku, metric, quantile"))
+    let series = format!(r#"whetstone_burnin_metric{{sku=~"$sku",tranche=~"$tranche",metric=~"{metrics}"}}"#);
+    Panel::new(Draw::Timeseries, title, unit, description).target(LEGEND, latest(&series, BY))
 }
 
 fn levels() -> Vec<Panel> {
@@ -57,7 +67,7 @@ fn levels() -> Vec<Panel> {
         level(
             "PCIe bandwidth",
             "GBs",
-            "pcie.*",
+            "pcie.*bandwidth",
             "Host to GPU and back, pinned memory. Half the median is a link that trained down.",
         ),
         level(
@@ -67,24 +77,24 @@ fn levels() -> Vec<Panel> {
             "Collectives within a blade, as nccl-tests defines bus bandwidth.",
         ),
         level(
-            "Power under load",
-            "watt",
-            "power.*",
-            "Mean draw of a GPU. Below the limit with throughput low: it is held back by something else.",
+            "GPU to GPU bandwidth",
+            "GBs",
+            "p2p.*bandwidth",
+            "Copies between the GPUs of a blade. A pair below the others is a lane or a switch port.",
         ),
         level(
-            "Temperature under load",
-            "celsius",
-            "temperature.*",
-            "Hottest temperature of a GPU and its memory in a run.",
+            "Main memory bandwidth",
+            "GBs",
+            "dram.*",
+            "Of the blade. Half the median is a channel without a DIMM, or one that was switched off.",
         ),
     ]
 }
 
 fn any() -> Vec<Panel> {
-    let series = r#"whetstone_burnin_metric{sku=~"$sku",metric=~"$metric"}"#;
-    let high = format!("max by (sku, metric) ({})", led(series));
-    let low = format!("min by (sku, metric) ({})", led(series));
+    let series = r#"whetstone_burnin_metric{sku=~"$sku",tranche=~"$tranche",metric=~"$metric"}"#;
+    let high = format!("max by (sku, tranche, test, metric) ({})", led(series));
+    let low = format!("min by (sku, tranche, test, metric) ({})", led(series));
     vec![
         Panel::new(
             Draw::BarGauge,
@@ -93,14 +103,14 @@ fn any() -> Vec<Panel> {
             "Distance between the highest and the lowest quantile, as part of the highest. The fleet judge works on the \
              same samples; this shows where to look.",
         )
-        .target("{{sku}} {{metric}}", format!("sort_desc(({high} - {low}) / {high})")),
+        .target("{{sku}} {{tranche}} {{test}} {{metric}}", format!("sort_desc(({high} - {low}) / {high})")),
         Panel::new(
             Draw::Table,
             "Quantiles now",
             "short",
             "Latest distribution of each chosen metric; units stand in docs/metrics.md.",
         )
-        .target("{{sku}} {{metric}} q{{quantile}}", latest(series, "sku, metric, quantile")),
+        .target(LEGEND, latest(series, BY)),
     ]
 }
 
@@ -113,7 +123,7 @@ fn runs() -> Vec<Panel> {
             "In the range shown. `untestable` and `wrong-inventory` are work for the site; `outlier` and `burn-in` for the supplier.",
         )
         .target("{{outcome}} {{reason}}", total(r#"whetstone_verdicts_total{outcome=~"fail|inconclusive"}"#, "outcome, reason")),
-        Panel::new(Draw::Heatmap, "Time of a run", "s", "Runs that ended, by the time since their order.")
+        Panel::new(Draw::Heatmap, "Time of a run", "s", "Runs that ended, by the time from their start on the blade to the result.")
             .target("{{le}}", buckets("whetstone_run_seconds", "")),
         Panel::new(
             Draw::Timeseries,
@@ -127,7 +137,7 @@ fn runs() -> Vec<Panel> {
              / on () group_left () clamp_min(sum(rate(whetstone_runs_total[1h])), 1e-9)",
         )
         .max(1.0),
-        Panel::new(Draw::Timeseries, "Time of a run by suite", "s", "Median from order to end, by suite.")
+        Panel::new(Draw::Timeseries, "Time of a run by suite", "s", "Median from start to result, by suite.")
             .target("{{suite}} p50", quantile(0.5, "whetstone_run_seconds", "", "suite")),
     ]
 }

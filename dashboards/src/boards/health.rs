@@ -56,12 +56,15 @@ fn operator() -> Vec<Panel> {
         .limits(10.0, 30.0),
         lines("Errors in the loop", "cps", "By category. The loop goes on; what failed is tried again at the next turn.")
             .target("{{category}}", rate(&format!("whetstone_reconcile_errors_total{{{OPERATOR}}}"), "category")),
-        lines("Memory", "bytes", "Resident memory of each replica; docs/playbooks/operator-memory.md.")
+        lines("Memory", "bytes", "Resident memory of each replica, and what it may use at most: there it is killed; docs/playbooks/operator-memory.md.")
             .target(
                 "{{instance}}",
                 mine("process_resident_memory_bytes"),
             )
+            .target("{{instance}} may use", mine("whetstone_memory_limit_bytes"))
             .limits(3e9, 4e9),
+        lines("Certificates of the site", "s", "Shortest time to the end of the CA and of the operator's own certificate, which is made anew with 30 days left: docs/playbooks/site-certificate.md.")
+            .target("{{certificate}}", "min by (certificate) (whetstone_certificate_expires_seconds)"),
         lines("Up since", "dateTimeAsIso", "When each replica started. Replicas that start again and again: docs/playbooks/operator-absent.md.")
             .target("{{instance}}", format!("1000 * {}", mine("process_start_time_seconds"))),
         lines("Open files", "short", "File descriptors of each replica: connections of agents, mostly. Its limit has to be above the number of blades.")

@@ -76,6 +76,14 @@ fn now() -> Vec<Panel> {
         )
         .target("unexpected", latest("whetstone_unexpected_blades", ""))
         .limits(1.0, 10.0),
+        stat(
+            "Nodes without a blade",
+            "short",
+            "Nodes that carry our taint and that no Blade names: nothing will release them. \
+             Playbook: docs/playbooks/nodes-without-blade.md.",
+        )
+        .target("nodes", latest("whetstone_nodes_without_blade", ""))
+        .limits(1.0, 10.0),
         stat("Open cases", "short", "Faults that are not yet proven fixed under load.")
             .target("cases", "sum(".to_owned() + &latest("whetstone_cases_open", "reason") + ")"),
         stat(

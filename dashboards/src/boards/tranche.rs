@@ -34,7 +34,7 @@ fn sum(states: &str) -> String {
 fn progress() -> Vec<Panel> {
     // Everything that was on the manifest, duplicates left out: they are another tranche's blades.
     let decided = sum("ready|in_service|quarantined|retired");
-    let open = sum("expected|discovered|burning_in|other");
+    let open = sum("expected|discovered|preparing|burning_in|comparing|other");
     let passed = sum("ready|in_service");
     vec![
         Panel::new(
@@ -62,8 +62,9 @@ fn progress() -> Vec<Panel> {
             Draw::Stacked,
             "Blades by state",
             "short",
-            "From expected through discovered and burning_in to ready or quarantined. Flat bands with blades in \
-             discovered mean that nothing moves: docs/playbooks/tranche-not-progressing.md.",
+            "From expected through discovered, preparing (they wait for a place, power or a person), burning_in and \
+             comparing (burnt in, they wait for the others) to ready or quarantined. Flat bands with blades in discovered \
+             or preparing and none in burning_in mean that nothing moves: docs/playbooks/tranche-not-progressing.md.",
         )
         .target("{{tranche}} {{state}}", blades(".*", "tranche, state"))
         .width(24),
@@ -106,7 +107,8 @@ fn runs() -> Vec<Panel> {
             Draw::Timeseries,
             "Time of a run",
             "s",
-            "From order to end, by suite. Much longer than the suite's budget: blades are throttled or agents wait.",
+            "From start to result, by suite. Much longer than the suite's budget: blades are throttled, or results do not \
+             get through.",
         )
         .target("{{suite}} p50", quantile(0.5, "whetstone_run_seconds", "", "suite"))
         .target("{{suite}} p95", quantile(0.95, "whetstone_run_seconds", "", "suite")),

@@ -1,4 +1,5 @@
-//! The circuit breaker: how many blades faults may take out of service within a while.
+//! The circuit breaker: how many blades faults may take out of service within a while. It latches: once faults want more, no
+//! further blade is withheld for them, however much time passes, until a person says that it is right or none is held back.
 
 use std::collections::BTreeSet;
 
@@ -8,6 +9,7 @@ use whetstone_model::lifecycle::{AfterDrain, Phase, QuarantineReason};
 use crate::decision::{Breaker, WaitReason};
 use crate::index::Index;
 use crate::view::{BladeView, SiteView};
+use crate::wish::Wish;
 
 pub(crate) struct Decision<'a> {
     /// Withheld within the window already.
@@ -18,13 +20,22 @@ pub(crate) struct Decision<'a> {
     through: BTreeSet<&'a Serial>,
 }
 
-/// Withheld for a fault, or on the way there.
-pub(crate) fn withheld_since(blade: &BladeView) -> Option<i64> {
-    let reason = match &blade.phase {
-        Phase::Quarantined { reason } | Phase::Draining { then: AfterDrain::Quarantine { reason } } => reason,
-        _ => return None,
+/// Let through before: its case is open, but not all that comes with it was carried out.
+pub(crate) fn begun(blade: &BladeView, wish: Wish) -> bool {
+    wish == Wish::Fault && !blade.cases.is_empty()
+}
+
+/// Withheld for a fault, or on the way there; since the first case was opened for it, so that the end of a long drain is not
+/// counted as another one.
+pub(crate) fn withheld_since(blade: &BladeView, wish: Wish) -> Option<i64> {
+    let withheld = match &blade.phase {
+        Phase::Quarantined { reason } | Phase::Draining { then: AfterDrain::Quarantine { reason } } => {
+            *reason == QuarantineReason::Fault
+        }
+        _ => begun(blade, wish),
     };
-    (*reason == QuarantineReason::Fault).then_some(blade.since_ms)
+    let opened_ms = blade.cases.iter().map(|case| case.opened_ms).min();
+    withheld.then(|| opened_ms.unwrap_or(blade.since_ms))
 }
 
 impl<'a> Decision<'a> {
@@ -36,7 +47,11 @@ impl<'a> Decision<'a> {
         let base = index.serving + withheld;
         let share = (base as f64 * limits.breaker_percent.clamp(0.0, 100.0) / 100.0).floor() as usize;
         let limit = share.max(limits.breaker_least);
-        let room = if limits.breaker_override { usize::MAX } else { limit.saturating_sub(withheld) };
+        let room = match (limits.breaker_override, limits.breaker_tripped) {
+            (true, _) => usize::MAX,
+            (false, true) => 0,
+            (false, false) => limit.saturating_sub(withheld),
+        };
         let through = index.fault_wanted.iter().take(room).map(|(_, _, serial)| serial).collect();
         Decision { withheld, wanted: index.fault_wanted.len(), limit, through }
     }
@@ -46,7 +61,7 @@ impl<'a> Decision<'a> {
     }
 
     pub(crate) fn wait(&self) -> WaitReason {
-        WaitReason::Breaker { faulted: self.withheld + self.wanted, limit: self.limit }
+        WaitReason::Breaker { held: self.wanted.saturating_sub(self.through.len()), limit: self.limit }
     }
 
     pub(crate) fn report(&self) -> Breaker {

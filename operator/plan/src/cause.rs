@@ -44,8 +44,7 @@ impl Cause {
         match self {
             Cause::FaultInBurnIn => format!("fault during burn-in: {}", detail(self, blade)),
             Cause::Person => detail(self, blade),
-            Cause::Drained(QuarantineReason::Fault) => "drained after a fault".to_owned(),
-            Cause::Drained(reason) => format!("drained, {}", reason.as_str()),
+            Cause::Drained(_) => format!("drained, {}", detail(self, blade)),
             _ => detail(self, blade),
         }
     }
@@ -137,6 +136,12 @@ fn detail(cause: Cause, blade: &BladeView) -> String {
             None => "two machines claim this serial".to_owned(),
         },
         Cause::Inventory => wrong_inventory(blade).unwrap_or_else(|| "not what the manifest says".to_owned()),
+        // What it was drained for still stands, or is at least remembered by its name.
+        Cause::Drained(QuarantineReason::Fault) => {
+            fault_text(blade).unwrap_or_else(|| QuarantineReason::Fault.as_str().to_owned())
+        }
+        Cause::Drained(QuarantineReason::Person) => detail(Cause::Person, blade),
+        Cause::Drained(QuarantineReason::IdentityConflict) => detail(Cause::Conflict, blade),
         Cause::Drained(reason) => reason.as_str().to_owned(),
     }
 }

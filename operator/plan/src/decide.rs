@@ -11,9 +11,9 @@ use crate::cause::Cause;
 use crate::decision::{BladePlan, Outcome, RunEnd, Step, WaitReason};
 use crate::explain::{self, person_wait};
 use crate::index::Index;
-use crate::view::{BladeView, DrainState, RunState, RunView, SiteView, TrancheView};
+use crate::view::{BladeView, DrainState, NodeView, RunState, RunView, SiteView, TrancheView};
 use crate::wish::{Away, RunWish, Wish, retest_asked, retries, run_of_phase, unfinished};
-use crate::{cohort, drain, gate, node};
+use crate::{breaker, cohort, drain, gate, node};
 
 /// Suite of a blade that neither its tranche nor a person gives one.
 const DEFAULT_SUITE: &str = "standard";
@@ -38,7 +38,7 @@ struct Decided {
 enum NodeWish {
     Withheld,
     Released,
-    /// The breaker holds back: neither way.
+    /// The breaker holds back, or what it depends on is not known: neither way.
     AsItIs,
 }
 
@@ -55,10 +55,20 @@ impl<'a> Look<'a> {
         self.site.tranches.get(blade.tranche.as_ref()?)
     }
 
-    /// Its agent was heard of lately.
+    /// Its agent was heard of lately: a run may be started.
     pub(crate) fn live(&self, blade: &BladeView) -> bool {
         let since = self.now_ms.saturating_sub(self.site.limits.agent_away_ms);
         blade.agent.joined && blade.agent.last_seen_ms.is_some_and(|seen| seen >= since)
+    }
+
+    /// Nothing was heard of its agent for long, although somebody listened: nobody waits for it any more.
+    pub(crate) fn is_away(&self, blade: &BladeView) -> bool {
+        let limits = &self.site.limits;
+        let heard_ms = blade.agent.last_seen_ms.map_or(limits.listening_since_ms, |seen| {
+            // Silence counts from when there was somebody to listen.
+            seen.max(limits.listening_since_ms)
+        });
+        !blade.agent.joined || self.now_ms.saturating_sub(heard_ms) > limits.agent_away_ms
     }
 
     fn away(&self, blade: &BladeView) -> WaitReason {
@@ -72,7 +82,7 @@ impl<'a> Look<'a> {
         }
         if let Some(name) = &blade.tranche {
             match self.site.tranches.get(name) {
-                None => return Some(unknown_tranche(name.as_str())),
+                None => return Some(WaitReason::undescribed(name.as_str())),
                 Some(tranche) if tranche.paused => return Some(WaitReason::TranchePaused),
                 Some(_) => {}
             }
@@ -104,7 +114,8 @@ impl<'a> Look<'a> {
             Outcome::Wait { reason } => explain::stuck(blade, reason, self.now_ms),
             _ => None,
         };
-        let (outcome, steps) = self.with_node(blade, decided);
+        let node = blade.node.as_ref().filter(|node| self.index.has_say(&blade.serial, &node.name));
+        let (outcome, steps) = self.with_node(blade, node, decided);
         Some(BladePlan { serial: blade.serial.clone(), sequence: blade.sequence, outcome, steps, stuck })
     }
 
@@ -136,11 +147,15 @@ impl<'a> Look<'a> {
             Wish::Follow => self.follow(blade),
             Wish::Compare => match self.tranche(blade) {
                 Some(tranche) => wait(cohort_wait(self, tranche)),
-                None => wait(unknown_tranche(blade.tranche.as_ref().map_or("", |name| name.as_str()))),
+                None => {
+                    wait(WaitReason::undescribed(blade.tranche.as_ref().map_or("", |name| name.as_str())))
+                }
             },
             Wish::Accept => self.accept(blade),
             Wish::Withhold(cause) => quarantine(blade, cause),
-            Wish::Fault if self.breaker().lets(&blade.serial) => quarantine(blade, Cause::Fault),
+            Wish::Fault if breaker::begun(blade, wish) || self.breaker().lets(&blade.serial) => {
+                quarantine(blade, Cause::Fault)
+            }
             Wish::Fault => Decided {
                 outcome: Outcome::Wait { reason: self.breaker().wait() },
                 steps: Vec::new(),
@@ -157,6 +172,7 @@ impl<'a> Look<'a> {
                 let (then, why) = match away {
                     Away::Release => (AfterDrain::Release, "its owner gives it back"),
                     Away::Retest => (AfterDrain::Release, "a burn-in was asked for by a person"),
+                    Away::Doubt => (AfterDrain::Release, "in doubt since its last burn-in"),
                     Away::Retire => (AfterDrain::Retire, "to be retired"),
                 };
                 go(Phase::Draining { then }, why, Vec::new())
@@ -168,7 +184,9 @@ impl<'a> Look<'a> {
                     let outcome = Outcome::Wait { reason };
                     Decided { outcome, steps: steps.into_iter().collect(), node: NodeWish::Withheld }
                 }
-                None => wait(WaitReason::Drain { pods: 0, blocked_by: None }),
+                None => {
+                    wait(WaitReason::Drain { pods: 0, blocked_by: None, unreachable: false, error: None })
+                }
             },
             Wish::Person => wait(person_wait(blade)),
             Wish::Retire => go(Phase::Retired, "retired by a person", close_cases(blade, "retired")),
@@ -235,10 +253,12 @@ impl<'a> Look<'a> {
     }
 
     fn accept(&self, blade: &BladeView) -> Decided {
-        let number = run_of_phase(blade).map_or(0, |run| run.run.0);
+        let run = run_of_phase(blade);
+        let number = run.map_or(0, |run| run.run.0);
         let mut steps = Vec::new();
-        if !blade.faults.is_empty() {
-            steps.push(Step::ClearFaults);
+        // What was received since the run was made is not answered by it, also if it is received only now.
+        if let Some(run) = run.filter(|_| !blade.faults.is_empty()) {
+            steps.push(Step::ClearFaults { before_ms: run.created_ms });
         }
         steps.extend(close_cases(blade, &format!("proven by burn-in run {number}")));
         go(Phase::Ready, format!("passed burn-in run {number}"), steps)
@@ -246,7 +266,10 @@ impl<'a> Look<'a> {
 
     fn serve(&self, blade: &BladeView) -> Decided {
         if let Some(reason) = gate::closed(self.site, self.index, blade) {
-            return wait(reason);
+            // Whether its gates are open is not known: it stays let go or withheld, as they last were.
+            let known = !matches!(reason, WaitReason::BadSpec { .. });
+            let node = if known { NodeWish::Withheld } else { NodeWish::AsItIs };
+            return Decided { node, ..wait(reason) };
         }
         let asked = blade.intent.owner.as_ref();
         let wanted = asked.or_else(|| self.tranche(blade).and_then(|tranche| tranche.owner.as_ref()));
@@ -265,8 +288,14 @@ impl<'a> Look<'a> {
         Decided { outcome, steps, node: NodeWish::Released }
     }
 
-    /// Adds what the node needs, and what is left over from before.
-    fn with_node(&self, blade: &BladeView, decided: Decided) -> (Outcome, Vec<Step>) {
+    /// Adds what the node needs, and what is left over from before. `node`: the blade's, if it is this blade that has a say
+    /// there.
+    fn with_node(
+        &self,
+        blade: &BladeView,
+        node: Option<&NodeView>,
+        decided: Decided,
+    ) -> (Outcome, Vec<Step>) {
         let Decided { outcome, steps: own, node: wish } = decided;
         let to = match &outcome {
             Outcome::Transition { to, .. } => Some(to),
@@ -275,7 +304,7 @@ impl<'a> Look<'a> {
         // First the cases, whose numbers the node's note says; then withheld before anything else happens.
         let (mut steps, own): (Vec<Step>, Vec<Step>) =
             own.into_iter().partition(|step| matches!(step, Step::OpenCase { .. }));
-        if let Some(node) = &blade.node
+        if let Some(node) = node
             && wish == NodeWish::Withheld
             && (to.is_none() || !node::is_withheld(node))
         {
@@ -290,7 +319,7 @@ impl<'a> Look<'a> {
             };
             steps.push(Step::EndRun { run, end: RunEnd::Cancelled { why } });
         }
-        if let Some(node) = &blade.node
+        if let Some(node) = node
             && node.drain != DrainState::None
             && (blade.phase.name() != PhaseName::Draining || to.is_some())
         {
@@ -298,7 +327,7 @@ impl<'a> Look<'a> {
         }
         steps.extend(own);
         if wish == NodeWish::Released {
-            steps.extend(blade.node.as_ref().and_then(node::release));
+            steps.extend(node.and_then(node::release));
         }
         (outcome, steps)
     }
@@ -315,12 +344,13 @@ fn go(to: Phase, why: impl Into<String>, mut steps: Vec<Step>) -> Decided {
     Decided { outcome: Outcome::Transition { to, why }, steps, node: NodeWish::Withheld }
 }
 
-/// Out of service first over a drain, if there is a node that work may be on; from anywhere else at once.
+/// First over a drain, if there is a node that work may be on; else at once.
 fn quarantine(blade: &BladeView, cause: Cause) -> Decided {
     let reason = cause.reason();
-    let to = match (&blade.phase, &blade.node) {
-        (Phase::InService { .. }, Some(_)) => Phase::Draining { then: AfterDrain::Quarantine { reason } },
-        _ => Phase::Quarantined { reason },
+    let to = if node::may_carry_work(blade) {
+        Phase::Draining { then: AfterDrain::Quarantine { reason } }
+    } else {
+        Phase::Quarantined { reason }
     };
     go(to, cause.why(blade), cause.cases(blade))
 }
@@ -331,10 +361,6 @@ fn close_cases(blade: &BladeView, why: &str) -> Vec<Step> {
 
 fn retested(blade: &BladeView) -> Option<Step> {
     retest_asked(blade).then_some(Step::Retested { retest: blade.intent.retest })
-}
-
-fn unknown_tranche(name: &str) -> WaitReason {
-    WaitReason::BadSpec { what: format!("its tranche {name} is not described") }
 }
 
 fn cohort_wait(look: &Look, tranche: &TrancheView) -> WaitReason {

@@ -97,14 +97,19 @@ pub enum WaitReason {
     Drain {
         pods: usize,
         blocked_by: Option<String>,
+        /// Its kubelet does not answer: somebody has to see to the machine.
+        unreachable: bool,
+        /// The apiserver's error, if it keeps the drain from going on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
     },
     /// Other drains come first.
     DrainBudget {
         limit: usize,
     },
-    /// The circuit breaker holds back: too many blades fault at once.
+    /// The circuit breaker holds back: too many blades faulted at once, `held` of them are not withheld.
     Breaker {
-        faulted: usize,
+        held: usize,
         limit: usize,
     },
     /// A duplicate serial: it belongs to another tranche.
@@ -189,8 +194,11 @@ pub enum Step {
     Retested {
         retest: i64,
     },
-    /// Standing faults are forgotten: the blade is proven anew from here.
-    ClearFaults,
+    /// Standing faults of which nothing was received since `before_ms` are forgotten: the run that was made then has proven
+    /// the blade anew.
+    ClearFaults {
+        before_ms: i64,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -252,6 +260,7 @@ pub struct Counts {
 /// The circuit breaker's decision, for the record.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Breaker {
+    /// It holds back. To be handed to the next plan as [`SiteLimits::breaker_tripped`](crate::SiteLimits::breaker_tripped).
     pub open: bool,
     /// Blades that are to be withheld for faults: within the window already, and now.
     pub withheld: usize,

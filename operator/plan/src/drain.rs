@@ -18,19 +18,19 @@ pub(crate) fn over(blade: &BladeView) -> bool {
         }
 }
 
-/// Whether its drain goes on, and whether something blocks it.
-pub(crate) fn state(blade: &BladeView) -> (bool, bool) {
-    let node = blade.node.as_ref().filter(|node| node.drain == DrainState::Going);
-    (node.is_some(), node.is_some_and(|node| node.blocked_by.is_some()))
+/// If its drain goes on: when that last got on.
+pub(crate) fn moved_ms(blade: &BladeView) -> Option<i64> {
+    let node = blade.node.as_ref().filter(|node| node.drain == DrainState::Going)?;
+    let unknown_ms = if node.blocked_by.is_some() { blade.since_ms } else { i64::MAX };
+    Some(node.drain_moved_ms.unwrap_or(unknown_ms))
 }
 
-/// Drains that count. One that is blocked beyond the time limit of its phase moves nothing and holds up no other: else a
-/// few pods that must not be moved would stop all drains.
+/// Drains that count. One that gets on with nothing for as long as a drain may take holds up no other, blocked or not: else a
+/// few pods that must not be moved, or dead kubelets, would stop all drains.
 pub(crate) fn going(look: &Look) -> usize {
     let limit_ms = PhaseName::Draining.limit_ms().unwrap_or(i64::MAX);
     let from_ms = look.now_ms.saturating_sub(limit_ms);
-    let blocked = look.index.drains_blocked.iter().rev();
-    look.index.drains + blocked.take_while(|(since_ms, _)| *since_ms >= from_ms).count()
+    look.index.drains.iter().rev().take_while(|(moved_ms, _)| *moved_ms >= from_ms).count()
 }
 
 /// Its drain has to be started (again).
@@ -42,7 +42,12 @@ pub(crate) fn wanted(blade: &BladeView) -> bool {
 
 /// What a draining blade waits for, and whether its drain starts now.
 pub(crate) fn step(look: &Look, blade: &BladeView, node: &NodeView) -> (WaitReason, bool) {
-    let moving = WaitReason::Drain { pods: node.pods_left.unwrap_or(0), blocked_by: node.blocked_by.clone() };
+    let moving = WaitReason::Drain {
+        pods: node.pods_left.unwrap_or(0),
+        blocked_by: node.blocked_by.clone(),
+        unreachable: node.unreachable,
+        error: node.drain_error.clone(),
+    };
     if !wanted(blade) {
         return (moving, false);
     }

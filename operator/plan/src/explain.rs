@@ -10,6 +10,11 @@ use crate::view::{BladeView, RunState};
 use crate::wish::wrong_inventory;
 
 impl WaitReason {
+    /// Nobody describes the blade's tranche.
+    pub(crate) fn undescribed(tranche: &str) -> WaitReason {
+        WaitReason::BadSpec { what: format!("its tranche {tranche} is not described") }
+    }
+
     /// One sentence: what it waits for.
     pub fn sentence(&self) -> String {
         match self {
@@ -60,13 +65,22 @@ impl WaitReason {
                 format!("Waits for: NVLink domain {domain}; {passed} of {of} have passed, all have to.")
             }
             WaitReason::Person { what, then } => format!("Waits for: {what} (a person), then {then}."),
+            WaitReason::Drain { pods, blocked_by, unreachable: true, .. } => {
+                let what = blocked_by.clone();
+                let what =
+                    what.unwrap_or_else(|| format!("its kubelet does not answer, {pods} pods are left"));
+                format!("Waits for: a look at the machine (a person); its drain does not go on: {what}.")
+            }
+            WaitReason::Drain { error: Some(error), .. } => {
+                format!("Waits for: its drain, which the apiserver does not let go on: {error}.")
+            }
             WaitReason::Drain { blocked_by: Some(what), .. } => {
                 format!("Waits for: its drain, which is blocked by {what}.")
             }
             WaitReason::Drain { pods, .. } => format!("Waits for: its drain; {pods} pods are left."),
             WaitReason::DrainBudget { limit } => format!("Waits for: other drains; {limit} go on at once."),
-            WaitReason::Breaker { faulted, limit } => format!(
-                "Waits for: a person to look at the circuit breaker; {faulted} blades fault at once, {limit} may be withheld."
+            WaitReason::Breaker { held, limit } => format!(
+                "Waits for: a person to look at the circuit breaker; more blades faulted at once than the {limit} that may be withheld; held back: {held}."
             ),
             WaitReason::Duplicate { tranche } => {
                 format!(
@@ -93,9 +107,10 @@ impl WaitReason {
             WaitReason::Cohort { tranche, .. } => {
                 format!("Waits for: the others of {tranche}, and the comparison with them.")
             }
-            WaitReason::Breaker { limit, .. } => format!(
-                "Waits for: a person to look at the circuit breaker; more than the {limit} blades that may be withheld fault at once."
-            ),
+            WaitReason::Breaker { .. } => {
+                "Waits for: a person to look at the circuit breaker; more blades faulted at once than may be withheld."
+                    .to_owned()
+            }
             _ => self.sentence(),
         }
     }
@@ -104,6 +119,9 @@ impl WaitReason {
     pub fn actor(&self) -> Actor {
         match self {
             WaitReason::Delivery { .. } => Actor::Supplier,
+            WaitReason::Drain { unreachable: true, .. } => Actor::Person,
+            // It goes on by itself once the apiserver does.
+            WaitReason::Drain { error: Some(_), .. } => Actor::Whetstone,
             WaitReason::Drain { blocked_by: Some(_), .. } => Actor::Tenant,
             // No budget will ever be enough.
             WaitReason::Concurrency { limit: 0 } => Actor::Person,
@@ -218,9 +236,10 @@ pub fn explain(blade: &BladeView, plan: &BladePlan, now_ms: i64) -> String {
     let actor = match &plan.outcome {
         // The sentence names the person already.
         Outcome::Wait { reason } => match reason {
-            WaitReason::Person { .. } | WaitReason::Duplicate { .. } | WaitReason::BadSpec { .. } => {
-                String::new()
-            }
+            WaitReason::Person { .. }
+            | WaitReason::Duplicate { .. }
+            | WaitReason::BadSpec { .. }
+            | WaitReason::Drain { unreachable: true, .. } => String::new(),
             other => format!(" Who acts: {}.", other.actor().as_str()),
         },
         _ => String::new(),

@@ -16,9 +16,13 @@ pub(crate) fn counts(phase: &Phase) -> bool {
     phase.name() != PhaseName::Retired
 }
 
-/// The gate that is closed, if one is.
+/// The gate that keeps a blade from serving, if one does. The gates of a tranche that is not described are not known: they
+/// count as closed.
 pub(crate) fn closed(site: &SiteView, index: &Index, blade: &BladeView) -> Option<WaitReason> {
     let tranche = blade.tranche.as_ref().and_then(|name| site.tranches.get(name));
+    if let (Some(name), None) = (&blade.tranche, tranche) {
+        return Some(WaitReason::undescribed(name.as_str()));
+    }
     let gates = tranche.map_or_else(Gates::default, |tranche| tranche.gates);
     if let (Some(rack), Some(tranche)) = (&blade.rack, tranche) {
         let tally = index.rack_part(rack, Some(&tranche.name)).map(|part| part.gate).unwrap_or_default();

@@ -27,11 +27,30 @@ pub(crate) struct Index {
     pub faulted: BTreeSet<(i64, Serial)>,
     /// To be withheld for a fault; the oldest fault first.
     pub fault_wanted: BTreeSet<(i64, BladeName, Serial)>,
-    /// Drains that go on and move.
-    pub drains: usize,
-    /// Drains that something blocks, with the time since when their blade is draining.
-    pub drains_blocked: BTreeSet<(i64, Serial)>,
+    /// Drains that go on, with the time when they last got on.
+    pub drains: BTreeSet<(i64, Serial)>,
     pub drains_wanted: BTreeSet<(BladeName, Serial)>,
+    /// Which blades name a node, those first that have more to say there.
+    nodes: BTreeMap<String, Vec<(Claim, Serial)>>,
+}
+
+/// What a blade has to say of the node that it names, should another name it as well: a blade that has left the site, or
+/// that nobody has heard of, must not get in the way of one that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Claim {
+    There,
+    Expected,
+    Leaves,
+}
+
+impl Claim {
+    fn new(wish: Wish) -> Claim {
+        match wish {
+            Wish::Deliver => Claim::Expected,
+            Wish::Retire | Wish::Gone => Claim::Leaves,
+            _ => Claim::There,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -78,9 +97,9 @@ struct Mark {
     passed: bool,
     faulted: Option<i64>,
     fault_wanted: Option<i64>,
-    drains: bool,
-    drain_blocked: Option<i64>,
+    drain: Option<i64>,
     drain_wanted: bool,
+    node: Option<(String, Claim)>,
 }
 
 impl Mark {
@@ -88,7 +107,8 @@ impl Mark {
         let tranche = blade.tranche.as_ref().and_then(|name| site.tranches.get(name));
         let wish = wish(blade, tranche);
         let oldest = blade.faults.iter().map(|fault| fault.since_ms).min();
-        let (goes, blocked) = drain::state(blade);
+        let claim = Claim::new(wish);
+        let wants = wish == Wish::Fault && !breaker::begun(blade, wish);
         Mark {
             wish,
             name: blade.name.clone(),
@@ -101,13 +121,13 @@ impl Mark {
             burning: unfinished(blade).is_some(),
             counts: gate::counts(&blade.phase),
             passed: gate::passed(&blade.phase),
-            faulted: breaker::withheld_since(blade),
+            faulted: breaker::withheld_since(blade, wish),
             // Without a fault it is in doubt since its last doubt.
-            fault_wanted: (wish == Wish::Fault)
-                .then(|| oldest.or(blade.doubted_ms).unwrap_or(blade.since_ms)),
-            drains: goes && !blocked,
-            drain_blocked: (goes && blocked).then_some(blade.since_ms),
+            fault_wanted: wants.then(|| oldest.or(blade.doubted_ms).unwrap_or(blade.since_ms)),
+            // One on a node that is another's is counted there.
+            drain: drain::moved_ms(blade).filter(|_| claim == Claim::There),
             drain_wanted: drain::wanted(blade),
+            node: blade.node.as_ref().map(|node| (node.name.clone(), claim)),
         }
     }
 }
@@ -200,7 +220,6 @@ impl Index {
             change(&mut tally.passed, mark.passed);
         }
         change(&mut self.serving, mark.passed);
-        change(&mut self.drains, mark.drains);
         if let Wish::Run(run) = mark.wish {
             put(&mut self.queue, (run.class(), mark.name.clone(), serial.clone()), add);
         }
@@ -210,11 +229,28 @@ impl Index {
         if let Some(since_ms) = mark.fault_wanted {
             put(&mut self.fault_wanted, (since_ms, mark.name.clone(), serial.clone()), add);
         }
-        if let Some(since_ms) = mark.drain_blocked {
-            put(&mut self.drains_blocked, (since_ms, serial.clone()), add);
+        if let Some(moved_ms) = mark.drain {
+            put(&mut self.drains, (moved_ms, serial.clone()), add);
         }
         if mark.drain_wanted {
             put(&mut self.drains_wanted, (mark.name.clone(), serial.clone()), add);
         }
+        if let Some((node, claim)) = &mark.node {
+            let claims = self.nodes.entry(node.clone()).or_default();
+            claims.retain(|(_, other)| other != serial);
+            if add {
+                claims.push((*claim, serial.clone()));
+                claims.sort();
+            } else if claims.is_empty() {
+                self.nodes.remove(node);
+            }
+        }
+    }
+
+    /// This blade may do something with the node that it names: no other has more to say there.
+    pub(crate) fn has_say(&self, serial: &Serial, node: &str) -> bool {
+        let claims = self.nodes.get(node).map(Vec::as_slice).unwrap_or_default();
+        let mine = claims.iter().find(|(_, other)| other == serial);
+        mine.is_none_or(|mine| mine.0 == Claim::There || claims.first() == Some(mine))
     }
 }

@@ -35,13 +35,14 @@ pub use view::*;
 use decide::Look;
 use index::Index;
 
-/// Plans for every blade and every tranche.
+/// Plans for every blade and every tranche. For tests and examples: reads the whole site each time. The operator keeps a
+/// [`Planner`].
 pub fn plan(site: &SiteView, now_ms: i64) -> Plan {
     Planner::new(site).plan(site, now_ms)
 }
 
 /// Plans for the named blades and their tranches: the same decisions as [`plan`]. Budgets count over the whole site.
-/// Names that the site does not know are left out. Reads the whole site once; [`Planner`] does without that.
+/// Names that the site does not know are left out. As [`plan`], for tests and examples.
 pub fn plan_some(site: &SiteView, dirty: &BTreeSet<Serial>, now_ms: i64) -> Plan {
     Planner::new(site).plan_some(site, dirty, now_ms)
 }

@@ -9,8 +9,9 @@ use whetstone_model::lifecycle::{AfterDrain, Owner, Phase, PhaseName, Quarantine
 use crate::decision::{BladePlan, Outcome, Plan, Step, WaitReason};
 use crate::view::{BladeView, DrainState, NodeView, RunState, SiteView};
 
-/// Each broken invariant, one sentence each; none = the plan is sound.
-pub fn lint(site: &SiteView, plan: &Plan) -> Vec<String> {
+/// Each broken invariant, one sentence each; none = the plan is sound. `now_ms`: when it was made. For tests and examples: the
+/// operator does not check itself.
+pub fn lint(site: &SiteView, plan: &Plan, now_ms: i64) -> Vec<String> {
     let mut broken = Vec::new();
     let mut seen = BTreeSet::new();
     for one in &plan.blades {
@@ -26,7 +27,7 @@ pub fn lint(site: &SiteView, plan: &Plan) -> Vec<String> {
         }
     }
     burn_in_budgets(site, plan, &mut broken);
-    drain_budget(site, plan, &mut broken);
+    drain_budget(site, plan, now_ms, &mut broken);
     breaker(site, plan, &mut broken);
     broken
 }
@@ -56,12 +57,29 @@ fn blade_rules(blade: &BladeView, one: &BladePlan) -> Vec<String> {
         (_, []) => {}
         (_, _) => broken.push("a transition that the outcome does not tell of".to_owned()),
     }
+    at_work(blade, one, &mut broken);
     let serves = matches!(blade.phase, Phase::InService { .. });
     if serves && one.outcome == Outcome::Nothing && !proven(blade) {
         broken.push("stays in service without a verdict newer than its last doubt".to_owned());
     }
     order(one, &mut broken);
     broken
+}
+
+/// A blade whose node pods may be on goes over a drain: one in service, or a free one whose node is not withheld.
+fn at_work(blade: &BladeView, one: &BladePlan, broken: &mut Vec<String>) {
+    let open = |node: &NodeView| node.our_taint.is_none() || !node.unschedulable;
+    let at_work = match (&blade.phase, &blade.node) {
+        (Phase::InService { .. }, Some(_)) => true,
+        (Phase::Ready, Some(node)) => open(node),
+        _ => false,
+    };
+    if let Outcome::Transition { to, .. } = &one.outcome
+        && at_work
+        && !matches!(to, Phase::InService { .. } | Phase::Draining { .. })
+    {
+        broken.push(format!("goes to {} undrained", to.name()));
+    }
 }
 
 fn proven(blade: &BladeView) -> bool {
@@ -122,7 +140,7 @@ fn order(one: &BladePlan, broken: &mut Vec<String>) {
         (at(|step| matches!(step, Step::EndRun { .. })), "end of the run"),
         (at(|step| matches!(step, Step::EndDrain { .. })), "end of the drain"),
         (at(|step| matches!(step, Step::OpenCase { .. })), "case"),
-        (at(|step| matches!(step, Step::ClearFaults)), "clearing of faults"),
+        (at(|step| matches!(step, Step::ClearFaults { .. })), "clearing of faults"),
     ];
     let after = [
         (at(|step| matches!(step, Step::Release { .. })), "release"),
@@ -196,10 +214,15 @@ fn burn_in_budgets(site: &SiteView, plan: &Plan, broken: &mut Vec<String>) {
     }
 }
 
-/// Blocked drains are left out: how long each is blocked depends on the time, which is no part of a plan.
-fn drain_budget(site: &SiteView, plan: &Plan, broken: &mut Vec<String>) {
+/// Drains that have stood still for as long as a blade may be in `Draining` are left out.
+fn drain_budget(site: &SiteView, plan: &Plan, now_ms: i64, broken: &mut Vec<String>) {
+    let limit_ms = PhaseName::Draining.limit_ms().unwrap_or(i64::MAX);
+    let gets_on = |node: &NodeView| match node.drain_moved_ms {
+        Some(moved_ms) => now_ms - moved_ms <= limit_ms,
+        None => node.blocked_by.is_none(),
+    };
     let going = |blade: &&BladeView| {
-        let goes = |node: &NodeView| node.drain == DrainState::Going && node.blocked_by.is_none();
+        let goes = |node: &NodeView| node.drain == DrainState::Going && gets_on(node);
         blade.node.as_ref().is_some_and(goes)
     };
     let starts = |one: &&BladePlan| one.steps.iter().any(|step| matches!(step, Step::StartDrain { .. }));
@@ -210,24 +233,29 @@ fn drain_budget(site: &SiteView, plan: &Plan, broken: &mut Vec<String>) {
     }
 }
 
-/// Faults that take a blade out of service in this plan, with those of the window, stay within the breaker's limit.
+/// Faults that take a blade out of service in this plan, with those of the window, stay within the breaker's limit; none do
+/// once it has tripped. A blade with an open case was let through before.
 fn breaker(site: &SiteView, plan: &Plan, broken: &mut Vec<String>) {
     let by_fault = |one: &&BladePlan| match &one.outcome {
         Outcome::Transition { to, .. } => {
-            let from_drain = site.blades.get(&one.serial).is_some_and(|blade| {
+            let before = site.blades.get(&one.serial).is_some_and(|blade| {
                 let fault = AfterDrain::Quarantine { reason: QuarantineReason::Fault };
-                blade.phase == Phase::Draining { then: fault }
+                blade.phase == Phase::Draining { then: fault } || !blade.cases.is_empty()
             });
             let fault = QuarantineReason::Fault;
             let fault_to = *to == Phase::Quarantined { reason: fault }
                 || *to == Phase::Draining { then: AfterDrain::Quarantine { reason: fault } };
-            fault_to && !from_drain
+            fault_to && !before
         }
         _ => false,
     };
     let now = plan.blades.iter().filter(by_fault).count();
     let state = &plan.breaker;
-    if now > 0 && !site.limits.breaker_override && now + state.withheld > state.limit {
+    let limits = &site.limits;
+    if now > 0 && limits.breaker_tripped && !limits.breaker_override {
+        broken.push(format!("{now} withheld for faults although the breaker has tripped"));
+    }
+    if now > 0 && !limits.breaker_override && now + state.withheld > state.limit {
         broken.push(format!("{now} withheld for faults, {} before, {} may", state.withheld, state.limit));
     }
     let waits = |one: &BladePlan| matches!(one.outcome, Outcome::Wait { reason: WaitReason::Breaker { .. } });

@@ -27,13 +27,16 @@ pub struct SiteLimits {
     /// it was ours: no run counts as lost for it.
     pub listening_since_ms: i64,
     /// Circuit breaker: blades that may be taken out of `Ready` and `InService` by faults within `breaker_window_ms`; the
-    /// greater of the two applies. Beyond it no further blade is withheld and a person has to look: a fault of the
-    /// software (a driver, this program) looks like a thousand faults of blades.
+    /// greater of the two applies. Beyond it no further blade is withheld, in later windows neither, and a person has to
+    /// look: a fault of the software (a driver, this program) looks like a thousand faults of blades.
     pub breaker_percent: f64,
     pub breaker_least: usize,
     pub breaker_window_ms: i64,
     /// True when a person has said that this mass quarantine is right: the breaker lets all through.
     pub breaker_override: bool,
+    /// The last plan's [`Breaker::open`](crate::Breaker::open), kept by whoever asks for plans: faults wanted more than the
+    /// limit, and nothing more is withheld for them until a person overrides or nobody is held back any more.
+    pub breaker_tripped: bool,
     /// Blades drained at once.
     pub drains: usize,
 }
@@ -48,6 +51,7 @@ impl Default for SiteLimits {
             breaker_least: 8,
             breaker_window_ms: 10 * 60_000,
             breaker_override: false,
+            breaker_tripped: false,
             drains: 32,
         }
     }
@@ -169,7 +173,10 @@ pub struct FaultView {
     pub device: Option<String>,
     pub detail: String,
     pub action: Action,
+    /// When it began to stand.
     pub since_ms: i64,
+    /// When the newest evidence of it was received.
+    pub last_ms: i64,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -195,8 +202,15 @@ pub struct NodeView {
     pub pods_left: Option<usize>,
     /// What blocks the drain, if something does: `pod a/b: PodDisruptionBudget c`.
     pub blocked_by: Option<String>,
+    /// Its kubelet does not answer: pods on it do not end, whoever asks for it, until somebody sees to the machine.
+    pub unreachable: bool,
+    /// Why the drain cannot go on: an error of the apiserver, nobody's block.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain_error: Option<String>,
     /// A drain of ours goes on or has ended.
     pub drain: DrainState,
+    /// When that drain began, or last moved a pod away; `None` = not known.
+    pub drain_moved_ms: Option<i64>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

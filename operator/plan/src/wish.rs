@@ -6,8 +6,8 @@ use whetstone_model::lifecycle::{AfterDrain, Owner, Phase, QuarantineReason};
 use whetstone_model::verdict::Outcome;
 
 use crate::cause::Cause;
-use crate::drain;
 use crate::view::{BladeView, RunState, RunView, TrancheView};
+use crate::{drain, node};
 
 /// Further tries of a blade without a tranche.
 const RETRIES_ALONE: u32 = 1;
@@ -52,11 +52,12 @@ pub(crate) enum Wish {
     Gone,
 }
 
-/// Why a blade is taken out of service without blame.
+/// Why a blade is taken out of service, or its node from those that may use a free one, without blame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Away {
     Release,
     Retest,
+    Doubt,
     Retire,
 }
 
@@ -148,6 +149,7 @@ pub(crate) fn wish(blade: &BladeView, tranche: Option<&TrancheView>) -> Wish {
         Phase::InService { owner } => in_service(blade, owner),
         Phase::Draining { then } => draining(blade, then),
         Phase::Quarantined { reason } => quarantined(blade, *reason),
+        Phase::Ready if intent.retired && node::may_carry_work(blade) => Wish::Drain(Away::Retire),
         _ if intent.retired => Wish::Retire,
         _ if blade.agent.conflict.is_some() => Wish::Withhold(Cause::Conflict),
         _ if intent.quarantine.is_some() => Wish::Withhold(Cause::Person),
@@ -161,8 +163,8 @@ pub(crate) fn wish(blade: &BladeView, tranche: Option<&TrancheView>) -> Wish {
         },
         Phase::BurningIn { .. } => burning_in(blade, tranche),
         Phase::Ready if !blade.faults.is_empty() => Wish::Fault,
-        Phase::Ready if retest_asked(blade) => run(blade, RunWish::Retest),
-        Phase::Ready if !proven(blade) => run(blade, RunWish::Doubted),
+        Phase::Ready if retest_asked(blade) => run_once_empty(blade, RunWish::Retest, Away::Retest),
+        Phase::Ready if !proven(blade) => run_once_empty(blade, RunWish::Doubted, Away::Doubt),
         Phase::Ready => Wish::Serve,
         Phase::Repairing { .. } | Phase::Sanitising if retest_asked(blade) => run(blade, RunWish::Retest),
         Phase::Repairing { .. } | Phase::Sanitising => Wish::Person,
@@ -172,6 +174,14 @@ pub(crate) fn wish(blade: &BladeView, tranche: Option<&TrancheView>) -> Wish {
 /// Whatever brings a blade to a burn-in: it has to be the blade that was ordered.
 fn run(blade: &BladeView, why: RunWish) -> Wish {
     if wrong_inventory(blade).is_some() { Wish::Withhold(Cause::Inventory) } else { Wish::Run(why) }
+}
+
+/// A burn-in of a free blade; its node is drained first if pods may be on it.
+fn run_once_empty(blade: &BladeView, why: RunWish, away: Away) -> Wish {
+    match run(blade, why) {
+        Wish::Run(_) if node::may_carry_work(blade) => Wish::Drain(away),
+        wish => wish,
+    }
 }
 
 fn burning_in(blade: &BladeView, tranche: Option<&TrancheView>) -> Wish {
@@ -191,7 +201,7 @@ fn burning_in(blade: &BladeView, tranche: Option<&TrancheView>) -> Wish {
             }
         }
         RunState::Finished { outcome: Outcome::Pass, .. } => {
-            if blade.faults.iter().any(|fault| fault.since_ms >= latest.created_ms) {
+            if blade.faults.iter().any(|fault| fault.last_ms >= latest.created_ms) {
                 Wish::Withhold(Cause::FaultInBurnIn)
             } else if retest_asked(blade) {
                 run(blade, RunWish::Retest)
@@ -240,6 +250,7 @@ fn draining(blade: &BladeView, then: &AfterDrain) -> Wish {
         _ if !blade.faults.is_empty() => Wish::Fault,
         // A wish to retire that was taken back: it goes on as if it had been given back.
         AfterDrain::Release | AfterDrain::Retire if retest_asked(blade) => run(blade, RunWish::Retest),
+        AfterDrain::Release | AfterDrain::Retire if !proven(blade) => run(blade, RunWish::Doubted),
         AfterDrain::Release | AfterDrain::Retire => run(blade, RunWish::Returned),
     }
 }

@@ -17,11 +17,11 @@ use world::*;
 fn lint_finds_what_is_wrong_with_a_plan() {
     let world = serving(2);
     let sound = plan(&world.site, world.now_ms);
-    assert_eq!(lint(&world.site, &sound), Vec::<String>::new());
+    assert_eq!(lint(&world.site, &sound, world.now_ms), Vec::<String>::new());
     let broken = |what: fn(&mut BladePlan)| {
         let mut plan = sound.clone();
         what(&mut plan.blades[0]);
-        lint(&world.site, &plan).join("; ")
+        lint(&world.site, &plan, world.now_ms).join("; ")
     };
     let go = |one: &mut BladePlan, to: Phase| {
         one.outcome = Outcome::Transition { to: to.clone(), why: String::new() };
@@ -34,21 +34,21 @@ fn lint_finds_what_is_wrong_with_a_plan() {
     );
     let mut plan = sound.clone();
     go(&mut plan.blades[0], Phase::Ready);
-    assert!(lint(&world.site, &plan)[0].contains("InService may not become Ready"));
+    assert!(lint(&world.site, &plan, world.now_ms)[0].contains("InService may not become Ready"));
     let mut site = world.site.clone();
     let first = site.blades.get_mut(&serial(1)).unwrap();
     (first.phase, first.doubted_ms) = (Phase::Ready, Some(i64::MAX));
     go(&mut plan.blades[0], Phase::InService { owner: Owner::Nobody });
-    let text = lint(&site, &plan).join("; ");
+    let text = lint(&site, &plan, world.now_ms).join("; ");
     assert!(text.contains("newer than its last doubt") && text.contains("with nobody"), "{text}");
     let reason = QuarantineReason::Person;
     let mut plan = sound.clone();
     go(&mut plan.blades[0], Phase::Draining { then: AfterDrain::Quarantine { reason } });
     let note = Note { serial: serial(1), reason: "draining".into(), case: None };
     plan.blades[0].steps.push(Step::Withhold { node: "b-001".into(), taint: "draining".into(), note });
-    assert!(lint(&world.site, &plan)[0].contains("withhold after the transition"));
+    assert!(lint(&world.site, &plan, world.now_ms)[0].contains("withhold after the transition"));
     plan.blades.push(plan.blades[1].clone());
-    assert!(lint(&world.site, &plan).iter().any(|text| text.contains("planned twice")));
+    assert!(lint(&world.site, &plan, world.now_ms).iter().any(|text| text.contains("planned twice")));
     // Both start where one may.
     let mut world = world;
     world.tranche("t-1").concurrency = 1;
@@ -60,7 +60,23 @@ fn lint_finds_what_is_wrong_with_a_plan() {
         one.outcome = Outcome::Transition { to: Phase::BurningIn { run: RunId(0) }, why: String::new() };
         one.steps = vec![Step::StartRun { suite: "quick".into(), why: String::new() }];
     }
-    assert_eq!(lint(&world.site, &plan), ["t-1: 2 burn in, 1 may"]);
+    assert_eq!(lint(&world.site, &plan, world.now_ms), ["t-1: 2 burn in, 1 may"]);
+}
+
+#[test]
+fn lint_finds_undrained_work_and_a_breaker_that_lets_through() {
+    let mut world = serving(1);
+    world.blade(1).node = Some(NodeView { our_taint: None, ..node("b-001") });
+    let mut plan = plan(&world.site, world.now_ms);
+    let fault = Phase::Quarantined { reason: QuarantineReason::Fault };
+    plan.blades[0].outcome = Outcome::Transition { to: fault.clone(), why: String::new() };
+    plan.blades[0].steps = vec![Step::Transition { to: fault, why: String::new() }];
+    world.site.limits.breaker_tripped = true;
+    for phase in [Phase::InService { owner: Owner::Inference }, Phase::Ready] {
+        world.blade(1).phase = phase;
+        let text = lint(&world.site, &plan, world.now_ms).join("; ");
+        assert!(text.contains("goes to Quarantined undrained") && text.contains("has tripped"), "{text}");
+    }
 }
 
 #[test]

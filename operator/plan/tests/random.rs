@@ -42,6 +42,8 @@ enum Event {
     Owner(usize, Option<Owner>),
     Node(usize, bool),
     Pods(usize, usize, bool),
+    /// Its kubelet is gone, or back.
+    Unreachable(usize, bool),
     HumanCordon(usize, bool),
     /// Somebody takes our taint off.
     TaintGone(usize),
@@ -83,6 +85,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => (b(), owner).prop_map(|(b, owner)| Event::Owner(b, owner)),
         2 => (b(), any::<bool>()).prop_map(|(b, on)| Event::Node(b, on)),
         2 => (b(), 0..4usize, any::<bool>()).prop_map(|(b, pods, blocked)| Event::Pods(b, pods, blocked)),
+        1 => (b(), any::<bool>()).prop_map(|(b, on)| Event::Unreachable(b, on)),
         1 => (b(), any::<bool>()).prop_map(|(b, on)| Event::HumanCordon(b, on)),
         1 => b().prop_map(Event::TaintGone),
         1 => b().prop_map(Event::NoDomain),
@@ -173,12 +176,19 @@ impl Run {
                 self.cordoned.remove(&serial(*number));
             }
             Event::Pods(number, pods, blocked) => {
-                // Pods land only where nothing keeps them off.
-                if let Some(node) = &mut self.world.blade(*number).node
+                // Pods land only where nothing keeps them off; those of a blade that was never let go are not told of.
+                let blade = self.world.blade(*number);
+                if let Some(node) = &mut blade.node
                     && node.our_taint.is_none()
+                    && may_hold_pods(&blade.phase)
                 {
                     node.pods_left = Some(*pods);
                     node.blocked_by = (*blocked && *pods > 0).then(|| "pod a/b".to_owned());
+                }
+            }
+            Event::Unreachable(number, on) => {
+                if let Some(node) = &mut self.world.blade(*number).node {
+                    node.unreachable = *on;
                 }
             }
             Event::HumanCordon(number, on) => {
@@ -204,7 +214,11 @@ impl Run {
                 self.overridden |= *on;
             }
             Event::Time(ms) => self.world.pass_time(*ms),
-            Event::Dies(steps) => self.look(*steps),
+            Event::Dies(steps) => {
+                self.look(*steps);
+                // Whoever comes after it has not seen the breaker trip.
+                self.world.site.limits.breaker_tripped = false;
+            }
         }
     }
 
@@ -226,7 +240,7 @@ impl Run {
         let site = &self.world.site;
         let now_ms = self.world.now_ms;
         let whole = plan(site, now_ms);
-        assert_eq!(lint(site, &whole), Vec::<String>::new());
+        assert_eq!(lint(site, &whole, now_ms), Vec::<String>::new());
         assert_eq!(whole.blades.len(), site.blades.len());
         let changed: BTreeSet<Serial> = site
             .blades
@@ -282,14 +296,18 @@ impl Run {
                 assert!(blade.run.as_ref().unwrap().created_ms > doubted, "{blade:?}");
             }
             if let Some(node) = &blade.node {
+                let empty = node.pods_left.is_none_or(|pods| pods == 0);
+                assert!(may_hold_pods(&blade.phase) || empty, "pods are on it: {blade:?}");
                 let serves = matches!(blade.phase, Phase::InService { .. } | Phase::Ready);
                 let human = self.cordoned.contains(&blade.serial);
                 assert!(!human || node.unschedulable, "a person's cordon is gone: {blade:?}");
                 assert!(serves || !human || !node.our_cordon, "took over a person's cordon: {blade:?}");
             }
         }
+        let still_ms = PhaseName::Draining.limit_ms().unwrap();
         let going = |blade: &&BladeView| {
-            blade.node.as_ref().is_some_and(|n| n.drain == DrainState::Going && n.blocked_by.is_none())
+            let gets_on = |node: &NodeView| self.world.now_ms - node.drain_moved_ms.unwrap() <= still_ms;
+            blade.node.as_ref().is_some_and(|node| node.drain == DrainState::Going && gets_on(node))
         };
         let drains = site.blades.values().filter(going).count();
         assert!(drains <= DRAINS, "{drains} drains");
@@ -366,6 +384,7 @@ impl Run {
             blade.intent.retest += 1;
             if let Some(node) = &mut blade.node {
                 node.blocked_by = None;
+                node.unreachable = false;
             }
         }
     }

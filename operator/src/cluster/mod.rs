@@ -3,9 +3,12 @@
 pub mod drain;
 mod error;
 pub mod events;
+mod fence;
 pub mod leader;
+mod lease;
 pub mod node;
 pub mod precedence;
+mod reach;
 pub mod watch;
 
 use std::time::Duration;
@@ -13,6 +16,8 @@ use std::time::Duration;
 use kube::Client;
 
 pub use error::ClusterError;
+pub use fence::Fence;
+pub use reach::Reach;
 pub use watch::Seen;
 
 /// How long one request to the apiserver may take.
@@ -50,8 +55,17 @@ pub async fn within<T>(
     what: &str,
     request: impl Future<Output = Result<T, kube::Error>>,
 ) -> Result<T, ClusterError> {
-    match tokio::time::timeout(REQUEST_LIMIT, request).await {
+    within_of(what, REQUEST_LIMIT, request).await
+}
+
+/// Runs one request within `limit`.
+async fn within_of<T>(
+    what: &str,
+    limit: Duration,
+    request: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, ClusterError> {
+    match tokio::time::timeout(limit, request).await {
         Ok(answer) => answer.map_err(ClusterError::of(what)),
-        Err(_) => Err(ClusterError::Timeout { what: what.to_owned(), seconds: REQUEST_LIMIT.as_secs() }),
+        Err(_) => Err(ClusterError::Timeout { what: what.to_owned(), seconds: limit.as_secs() }),
     }
 }

@@ -3,6 +3,8 @@
 //! Only what is ours is ever taken away: the taint with our key, and a cordon that carries our mark. With a cordon goes the taint
 //! that Kubernetes' own controller would set a moment later: a burst of cordons would keep that one busy for as long as us.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::{Node, Taint};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
@@ -10,28 +12,34 @@ use serde_json::{Value, json};
 use whetstone_api::node::{BLADE, CORDONED, NOTE, TAINT, UNMANAGED};
 use whetstone_plan::{DrainState, NodeView, Note};
 
-use super::{ClusterError, within};
+use super::{ClusterError, Fence, Reach};
+
+/// Set by the node lifecycle controller.
+const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 
 /// What the node shows of us. The drain is filled in by whoever runs it.
 pub fn view(node: &Node) -> NodeView {
     let spec = node.spec.clone().unwrap_or_default();
+    let taints = spec.taints.unwrap_or_default();
     NodeView {
         name: node.name_any(),
         unschedulable: spec.unschedulable.unwrap_or(false),
         our_cordon: spec.unschedulable.unwrap_or(false) && marked(node),
-        our_taint: spec.taints.unwrap_or_default().into_iter().find(|taint| taint.key == TAINT).map(
-            |taint| {
-                // Another effect than ours has to be put right too.
-                if taint.effect == "NoSchedule" {
-                    taint.value.unwrap_or_default()
-                } else {
-                    format!("?{}", taint.effect)
-                }
-            },
-        ),
+        // Kubernetes' own word that nothing is heard of the kubelet.
+        unreachable: taints.iter().any(|taint| taint.key == UNREACHABLE),
+        our_taint: taints.into_iter().find(|taint| taint.key == TAINT).map(|taint| {
+            // Another effect than ours has to be put right too.
+            if taint.effect == "NoSchedule" {
+                taint.value.unwrap_or_default()
+            } else {
+                format!("?{}", taint.effect)
+            }
+        }),
         our_note: node.annotations().get(NOTE).cloned(),
         pods_left: None,
         blocked_by: None,
+        drain_error: None,
+        drain_moved_ms: None,
         drain: DrainState::None,
     }
 }
@@ -48,8 +56,14 @@ fn marked(node: &Node) -> bool {
 /// What a node is to show.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Wanted {
-    Withheld { blade: String, taint: String, note: Note },
+    Withheld {
+        blade: String,
+        taint: String,
+        note: Note,
+    },
     Free,
+    /// It was a blade's and is not any more: free, and without the blade's name.
+    Left,
 }
 
 /// Kubernetes' own taint on a cordoned node, kept by its node lifecycle controller.
@@ -99,7 +113,10 @@ pub fn patch(node: &Node, wanted: &Wanted) -> Option<Value> {
                 labels[BLADE] = json!(blade);
             }
         }
-        Wanted::Free => {
+        Wanted::Free | Wanted::Left => {
+            if *wanted == Wanted::Left && node.labels().contains_key(BLADE) {
+                labels[BLADE] = Value::Null;
+            }
             if marked(node) {
                 wanted_taints.retain(|taint| !is_cordon_taint(taint));
             }
@@ -136,46 +153,176 @@ pub fn patch(node: &Node, wanted: &Wanted) -> Option<Value> {
 
 /// Tries against somebody else's writes; a kubelet writes a node every few seconds at most.
 const TRIES: u32 = 6;
+/// How long one call may take. An apiserver under load takes a fraction of a second; one that says nothing holds up all blades.
+const CALL: Duration = Duration::from_secs(5);
 
-/// Brings the node to what is wanted. `known` saves the first read. True if it was changed; a node that is gone is no error.
-pub async fn apply(
-    client: &Client,
-    name: &str,
-    known: Option<&Node>,
-    wanted: &Wanted,
-) -> Result<bool, ClusterError> {
-    let api: Api<Node> = Api::all(client.clone());
-    let mut fetched = None;
-    for attempt in 0..TRIES {
-        let node = match (attempt, known) {
-            (0, Some(node)) => node,
-            _ => match within("get node", api.get_opt(name)).await? {
-                Some(node) => fetched.insert(node),
-                None => return Ok(false),
-            },
-        };
-        if unmanaged(node) {
-            return Ok(false);
-        }
-        let Some(body) = patch(node, wanted) else { return Ok(false) };
-        let parameters =
-            PatchParams { field_manager: Some(whetstone_api::FIELD_MANAGER.into()), ..Default::default() };
-        // The answer is not read: a node with its images is some ten KiB.
-        match within("patch node", api.patch_metadata(name, &parameters, &Patch::Merge(&body))).await {
-            Ok(_) => return Ok(true),
-            Err(error) if error.code() == Some(409) => {}
-            Err(error) if error.is_not_found() => return Ok(false),
-            Err(error) => return Err(error),
-        }
+/// The way to nodes of one that leads. Cheap to clone.
+#[derive(Clone)]
+pub struct Nodes {
+    client: Client,
+    fence: Fence,
+    reach: Reach,
+    /// Longest that one call may take.
+    limit: Duration,
+}
+
+impl Nodes {
+    pub fn new(client: Client, fence: Fence, reach: Reach) -> Nodes {
+        Nodes { client, fence, reach, limit: CALL }
     }
-    Err(ClusterError::Conflict { what: format!("patch node {name}"), tries: TRIES })
+
+    /// Brings the node to what is wanted. `known` saves the first read. True if it was changed; a node that is gone is no error.
+    /// Before each try it is asked whether this process still leads: the wish may be an old one.
+    pub async fn apply(
+        &self,
+        name: &str,
+        known: Option<&Node>,
+        wanted: &Wanted,
+    ) -> Result<bool, ClusterError> {
+        let api: Api<Node> = Api::all(self.client.clone());
+        let mut fetched = None;
+        for attempt in 0..TRIES {
+            let node = match (attempt, known) {
+                (0, Some(node)) => node,
+                _ => match self.call(&format!("get node {name}"), api.get_opt(name)).await? {
+                    Some(node) => fetched.insert(node),
+                    None => return Ok(false),
+                },
+            };
+            if unmanaged(node) {
+                return Ok(false);
+            }
+            let Some(body) = patch(node, wanted).map(Patch::Merge) else { return Ok(false) };
+            let parameters = PatchParams {
+                field_manager: Some(whetstone_api::FIELD_MANAGER.into()),
+                ..Default::default()
+            };
+            // The answer is not read: a node with its images is some ten KiB.
+            let patching = api.patch_metadata(name, &parameters, &body);
+            match self.call(&format!("patch node {name}"), patching).await {
+                Ok(_) => return Ok(true),
+                Err(error) if error.code() == Some(409) => {}
+                Err(error) if error.is_not_found() => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(ClusterError::Conflict { what: format!("patch node {name}"), tries: TRIES })
+    }
+
+    async fn call<T>(
+        &self,
+        what: &str,
+        request: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<T, ClusterError> {
+        self.reach.ask(what)?;
+        let result = self.fence.within(what, self.limit, request).await;
+        self.reach.ended(&result);
+        result
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use axum::Router;
+    use axum::http::{Method, StatusCode};
+    use axum::response::IntoResponse as _;
+    use futures::StreamExt as _;
     use whetstone_model::ids::{CaseId, Serial};
 
     use super::*;
+
+    /// The way to an apiserver that answers as told; a node is always the one of [`node`].
+    async fn nodes<F>(fence: &Fence, answer: impl Fn(Method) -> F + Clone + Send + Sync + 'static) -> Nodes
+    where
+        F: Future<Output = axum::response::Response> + Send,
+    {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let config = kube::Config::new(format!("http://{}", listener.local_addr().unwrap()).parse().unwrap());
+        let router = Router::new().fallback(move |method: Method| answer(method));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Nodes::new(Client::try_from(config).unwrap(), fence.clone(), Reach::default())
+    }
+
+    /// Another one wrote the node and leads by now: a wish from before must not be tried again on what it did.
+    #[tokio::test]
+    async fn who_lost_the_lead_does_not_try_again() {
+        for leads_on in [true, false] {
+            let (fence, calls) = (Fence::open(), Arc::new(AtomicUsize::new(0)));
+            let (lost, counted) = (fence.clone(), calls.clone());
+            let nodes = nodes(&fence, move |method| {
+                counted.fetch_add(1, Ordering::Relaxed);
+                if !leads_on {
+                    lost.close();
+                }
+                async move {
+                    if method == Method::GET {
+                        return axum::Json(node(json!({"unschedulable": true}), json!({}))).into_response();
+                    }
+                    let status = json!({ "status": "Failure", "reason": "Conflict", "code": 409 });
+                    (StatusCode::CONFLICT, axum::Json(status)).into_response()
+                }
+            });
+            let (nodes, known) = (nodes.await, node(json!({}), json!({})));
+            let failed = nodes.apply("n", Some(&known), &withheld()).await.unwrap_err();
+            let calls = calls.load(Ordering::Relaxed);
+            if leads_on {
+                assert!(matches!(failed, ClusterError::Conflict { .. }), "{failed}");
+                assert_eq!(calls, 11, "six patches, and five looks between them");
+            } else {
+                assert!(matches!(failed, ClusterError::NotLeading { .. }), "{failed}");
+                assert_eq!(calls, 1);
+            }
+        }
+    }
+
+    /// A burst of writes against an apiserver that takes calls and says nothing: it costs some time limits, not one for each.
+    #[tokio::test]
+    async fn a_burst_does_not_wait_for_an_apiserver_that_says_nothing() {
+        let (fence, calls) = (Fence::open(), Arc::new(AtomicUsize::new(0)));
+        let counted = calls.clone();
+        let mut nodes = nodes(&fence, move |_| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            std::future::pending()
+        })
+        .await;
+        nodes.limit = Duration::from_millis(100);
+        let known = node(json!({}), json!({}));
+        let wanted = withheld();
+        let names: Vec<String> = (0..1000).map(|n| format!("n-{n}")).collect();
+        let writes = names.iter().map(|name| nodes.apply(name, Some(&known), &wanted));
+        let results: Vec<_> = futures::stream::iter(writes).buffer_unordered(8).collect().await;
+        let count = |is: fn(&ClusterError) -> bool| {
+            results.iter().flat_map(|r| r.as_ref().err()).filter(|e| is(e)).count()
+        };
+        let silent = count(|error| matches!(error, ClusterError::Silent { .. }));
+        let waited = count(|error| matches!(error, ClusterError::Timeout { .. }));
+        assert_eq!(silent + waited, 1000);
+        assert!(waited <= 16 && calls.load(Ordering::Relaxed) <= 16, "{waited} have waited");
+        // It answers again, to somebody.
+        nodes.reach.answered();
+        let again = nodes.apply("n-1", Some(&known), &wanted).await.unwrap_err();
+        assert!(matches!(again, ClusterError::Timeout { .. }), "it is asked again: {again}");
+    }
+
+    #[test]
+    fn a_node_that_was_left_loses_the_blades_name_too() {
+        let before = node(json!({"taints": [{"key": "x", "effect": "NoExecute"}]}), json!({"a": "b"}));
+        let held = patched(&before, &withheld());
+        assert!(held.labels().contains_key(BLADE));
+        let mut left = patched(&held, &Wanted::Left);
+        assert_eq!(left.metadata.labels.take(), Some(std::collections::BTreeMap::new()));
+        assert_eq!(left, before);
+    }
+
+    #[test]
+    fn a_node_that_kubernetes_hears_nothing_of_is_said() {
+        let taint = |key: &str| json!({"taints": [{"key": key, "effect": "NoExecute"}]});
+        assert!(view(&node(taint("node.kubernetes.io/unreachable"), json!({}))).unreachable);
+        assert!(!view(&node(taint("node.kubernetes.io/not-ready"), json!({}))).unreachable);
+    }
 
     fn node(spec: Value, annotations: Value) -> Node {
         serde_json::from_value(json!({

@@ -1,11 +1,11 @@
 //! What the apiserver has, kept up to date by watches. One object that cannot be understood stops nobody else.
 
 use std::collections::hash_map::DefaultHasher;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::hash::{Hash, Hasher};
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Node;
@@ -22,6 +22,25 @@ use whetstone_api::{Blade, BurnIn, Tranche};
 use crate::clock::now_ms;
 use crate::dirty::Dirty;
 
+/// How long is waited for what.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    /// Between a watch that failed and the next one, doubled each time up to the limit.
+    again: Duration,
+    again_most: Duration,
+    /// Longest that a list may be silent.
+    list: Duration,
+    /// Of a kind that is silent for so long everything is listed again: a connection that is dead and has not ended is silent, too.
+    quiet: Duration,
+}
+
+const TIMES: Times = Times {
+    again: Duration::from_millis(800),
+    again_most: Duration::from_secs(30),
+    list: Duration::from_secs(30),
+    quiet: Duration::from_secs(15 * 60),
+};
+
 /// Objects as they were last seen, without what nobody here reads.
 #[derive(Clone)]
 pub struct Seen {
@@ -30,8 +49,32 @@ pub struct Seen {
     burnins: Store<DeserializeGuard<BurnIn>>,
     nodes: Store<Node>,
     runs: Arc<Runs>,
-    /// When the last watch failed, ms; 0 = all is well.
-    failed_ms: Arc<AtomicI64>,
+    failing: Arc<Failing>,
+}
+
+/// Kinds whose watch fails, since when, ms: that another kind's works says nothing of them.
+#[derive(Debug, Default)]
+struct Failing(Mutex<BTreeMap<String, i64>>);
+
+impl Failing {
+    // A panic elsewhere cannot leave a map half changed.
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, i64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failed(&self, kind: &str, now_ms: i64) {
+        self.lock().entry(kind.to_owned()).or_insert(now_ms);
+    }
+
+    fn works(&self, kind: &str) {
+        self.lock().remove(kind);
+    }
+
+    /// The one that fails longest, and since when.
+    fn oldest(&self) -> Option<(String, i64)> {
+        let failing = self.lock();
+        failing.iter().min_by_key(|(_, since_ms)| **since_ms).map(|(kind, since)| (kind.clone(), *since))
+    }
 }
 
 /// Names of the runs' objects, by blade.
@@ -45,15 +88,15 @@ fn lock(runs: &Runs) -> MutexGuard<'_, HashMap<String, BTreeSet<String>>> {
 impl Seen {
     /// Starts the watches. They end with `stop`.
     pub fn start(client: &Client, dirty: &Dirty, tasks: &TaskTracker, stop: &CancellationToken) -> Seen {
-        let (failed_ms, runs) = (Arc::new(AtomicI64::new(0)), Arc::default());
-        let watch = Watch { client, dirty, tasks, stop, failed_ms: &failed_ms, runs: &runs };
+        let (failing, runs) = (Arc::default(), Arc::default());
+        let watch = Watch { client, dirty, tasks, stop, failing: &failing, runs: &runs };
         Seen {
             blades: watch.start(),
             tranches: watch.start(),
             burnins: watch.start(),
             nodes: watch.start(),
             runs: runs.clone(),
-            failed_ms: failed_ms.clone(),
+            failing: failing.clone(),
         }
     }
 
@@ -65,10 +108,13 @@ impl Seen {
         self.nodes.wait_until_ready().await
     }
 
-    /// Milliseconds since the watches began to fail; `None` while they work.
-    pub fn failing_for_ms(&self) -> Option<i64> {
-        let since = self.failed_ms.load(Ordering::Relaxed);
-        (since != 0).then(|| now_ms() - since)
+    /// The kind whose watch fails longest, and for how many milliseconds; `None` while all of them work.
+    pub fn failing(&self) -> Option<(String, i64)> {
+        self.failing.oldest().map(|(kind, since_ms)| (kind, now_ms() - since_ms))
+    }
+
+    pub fn nodes(&self) -> Vec<Arc<Node>> {
+        self.nodes.state()
     }
 
     pub fn node(&self, name: &str) -> Option<Arc<Node>> {
@@ -82,6 +128,11 @@ impl Seen {
 
     pub fn tranche(&self, name: &str) -> Option<Arc<DeserializeGuard<Tranche>>> {
         self.tranches.get(&ObjectRef::new(name))
+    }
+
+    /// Names of the blades that have objects of runs or of wishes for one.
+    pub fn blades_of_runs(&self) -> BTreeSet<String> {
+        lock(&self.runs).keys().cloned().collect()
     }
 
     /// The objects of a blade's runs, those of people's wishes too, in the order of their names.
@@ -98,7 +149,7 @@ struct Watch<'a> {
     dirty: &'a Dirty,
     tasks: &'a TaskTracker,
     stop: &'a CancellationToken,
-    failed_ms: &'a Arc<AtomicI64>,
+    failing: &'a Arc<Failing>,
     runs: &'a Arc<Runs>,
 }
 
@@ -208,34 +259,71 @@ impl Watch<'_> {
     {
         let (store, writer) = reflector::store::<K>();
         let api: Api<K> = Api::all(self.client.clone());
-        let (dirty, stop, failed_ms) = (self.dirty.clone(), self.stop.clone(), self.failed_ms.clone());
-        let runs = self.runs.clone();
+        let follow = Follow {
+            kind: K::kind(&()).into_owned(),
+            dirty: self.dirty.clone(),
+            failing: self.failing.clone(),
+            runs: self.runs.clone(),
+            times: TIMES,
+        };
+        let stop = self.stop.clone();
         self.tasks.spawn(async move {
-            let events = watcher(api, watcher::Config::default());
-            let events = events.default_backoff().modify(Watched::slim).reflect(writer);
-            let mut events = std::pin::pin!(events);
-            let mut manifests = HashMap::new();
-            loop {
-                let event = tokio::select! {
-                    () = stop.cancelled() => return,
-                    event = events.next() => event,
-                };
-                match event {
-                    Some(Ok(event)) => {
-                        if failed_ms.swap(0, Ordering::Relaxed) != 0 {
-                            dirty.all();
-                        }
-                        heard(&dirty, &event, &runs, &mut manifests);
-                    }
-                    Some(Err(error)) => {
-                        let _ = failed_ms.compare_exchange(0, now_ms(), Ordering::Relaxed, Ordering::Relaxed);
-                        warn!(kind = %K::kind(&()), %error, "watch failed, it begins anew");
-                    }
-                    None => return,
-                }
+            let events = || watcher(api.clone(), watcher::Config::default()).modify(Watched::slim);
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = follow.run(writer, events) => {}
             }
         });
         store
+    }
+}
+
+/// Keeps one kind up to date.
+struct Follow {
+    kind: String,
+    dirty: Dirty,
+    failing: Arc<Failing>,
+    runs: Arc<Runs>,
+    times: Times,
+}
+
+impl Follow {
+    /// A watch that failed is begun anew with a list, not taken up where it was: of a kind of which nothing changes nobody would
+    /// hear whether it works again.
+    async fn run<K, E, S>(&self, mut writer: reflector::store::Writer<K>, mut begin: impl FnMut() -> S)
+    where
+        K: Watched + Clone,
+        E: std::fmt::Display,
+        S: futures::Stream<Item = Result<watcher::Event<K>, E>>,
+    {
+        let mut wait = self.times.again;
+        loop {
+            let mut events = std::pin::pin!(begin());
+            let mut manifests = HashMap::new();
+            let mut listed = false;
+            let why = loop {
+                let patience = if listed { self.times.quiet } else { self.times.list };
+                let event = match tokio::time::timeout(patience, events.next()).await {
+                    Ok(Some(Ok(event))) => event,
+                    Ok(Some(Err(error))) => break Some(error.to_string()),
+                    Ok(None) => break Some("it ended".to_owned()),
+                    // It may well be that nothing has changed. Or that nobody is there any more.
+                    Err(_) if listed => break None,
+                    Err(_) => break Some(format!("no answer within {} s", patience.as_secs())),
+                };
+                writer.apply_watcher_event(&event);
+                if matches!(event, watcher::Event::InitDone) {
+                    (listed, wait) = (true, self.times.again);
+                    self.failing.works(&self.kind);
+                }
+                heard(&self.dirty, &event, &self.runs, &mut manifests);
+            };
+            let Some(why) = why else { continue };
+            self.failing.failed(&self.kind, now_ms());
+            warn!(kind = self.kind, why, "watch failed, it begins anew");
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(self.times.again_most);
+        }
     }
 }
 
@@ -295,6 +383,83 @@ mod tests {
         assert!(!work.manifests && work.blades.contains("b-1"), "{work:?}");
         assert!(hear(blade(|blade| blade.spec.rack = Some("r-2".into()))).manifests, "it has moved");
         assert!(hear(blade(|blade| blade.spec.owner = Some("me".into()))).manifests, "not understood");
+    }
+
+    #[test]
+    fn a_watch_that_fails_is_not_hidden_by_those_that_work() {
+        let failing = Failing::default();
+        assert_eq!(failing.oldest(), None);
+        failing.failed("Node", 10);
+        failing.failed("Blade", 20);
+        failing.failed("Node", 30);
+        failing.works("Tranche");
+        assert_eq!(failing.oldest(), Some(("Node".to_owned(), 10)), "since its first failure");
+        failing.works("Node");
+        assert_eq!(failing.oldest(), Some(("Blade".to_owned(), 20)));
+        failing.works("Blade");
+        assert_eq!(failing.oldest(), None);
+    }
+
+    type Event = Result<watcher::Event<DeserializeGuard<Blade>>, String>;
+
+    /// A watch that is asked for again and again, and what the streams of it say in turn; the last one stays open.
+    async fn followed(
+        streams: Vec<Vec<Event>>,
+        mut until: impl FnMut(&Failing, usize) -> bool,
+    ) -> Arc<Failing> {
+        let ms = Duration::from_millis;
+        let (_store, writer) = reflector::store();
+        let failing = Arc::<Failing>::default();
+        let follow = Follow {
+            kind: "Blade".into(),
+            dirty: Dirty::default(),
+            failing: failing.clone(),
+            runs: Arc::default(),
+            times: Times { again: ms(5), again_most: ms(10), list: ms(50), quiet: ms(50) },
+        };
+        let (mut streams, begun) = (streams.into_iter(), std::cell::Cell::new(0));
+        let begin = || {
+            begun.set(begun.get() + 1);
+            futures::stream::iter(streams.next().unwrap_or_default()).chain(futures::stream::pending())
+        };
+        let done = async {
+            while !until(&failing, begun.get()) {
+                tokio::time::sleep(ms(1)).await;
+            }
+        };
+        tokio::select! {
+            () = follow.run(writer, begin) => unreachable!("it goes on for ever"),
+            () = done => {}
+        }
+        failing
+    }
+
+    fn fails() -> Vec<Event> {
+        vec![Ok(watcher::Event::Init), Err("connection refused".into())]
+    }
+
+    /// Also a kind of which nothing ever changes: its list is what says so.
+    #[tokio::test]
+    async fn a_watch_works_again_when_its_list_has_come() {
+        let lists = || vec![Ok(watcher::Event::Init), Ok(watcher::Event::InitDone)];
+        let mut was = false;
+        let failing = followed(vec![lists(), fails(), fails(), lists()], |failing, begun| {
+            was |= failing.oldest().is_some();
+            // The first one is left only because it is silent for long.
+            begun == 4 && failing.oldest().is_none()
+        })
+        .await;
+        assert!(was, "it was said to fail meanwhile");
+        assert_eq!(failing.oldest(), None);
+    }
+
+    #[tokio::test]
+    async fn a_watch_that_only_begins_does_not_work() {
+        let failing = followed(vec![fails(); 3], |_, begun| begun == 4).await;
+        assert!(failing.oldest().is_some());
+        // An apiserver that takes the request and says nothing.
+        let failing = followed(vec![Vec::new()], |_, begun| begun == 2).await;
+        assert!(failing.oldest().is_some());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use whetstone_store::Store;
 use super::Metrics;
 use super::limits::Now;
 use super::refusal::Reason;
-use crate::pki::now_ms;
+use crate::clock::now_ms;
 
 /// The same refusal of the same peer is written once in this time.
 const EVERY: Duration = Duration::from_secs(60);

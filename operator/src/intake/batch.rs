@@ -11,7 +11,7 @@ use whetstone_store::{NewReport, NotStored, Seen, StoreError, Stored};
 
 use super::refusal::{Reason, Refusal};
 use super::{Metrics, Shared, What};
-use crate::pki::now_ms;
+use crate::clock::now_ms;
 
 /// Reports in one transaction at most.
 const MAX_REPORTS: usize = 500;

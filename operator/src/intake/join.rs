@@ -73,18 +73,21 @@ async fn handle_join(shared: Arc<Shared>, incoming: Incoming) -> Result<Response
     let blade = match used {
         TokenUse::Accepted { blade } | TokenUse::Repeated { blade } => blade,
         TokenUse::UsedByOther { instance } => {
+            let from = incoming.client.address.ip();
             let what = match (short(&attempt.instance), short(&instance)) {
                 (own, other) if own == other => {
-                    format!("instance {own} joins again with its token, but with other keys")
+                    format!("instance {own} joins again with its token, but with other keys, from {from}")
                 }
-                (own, other) => format!("instance {own} joins with the token of instance {other}"),
+                (own, other) => {
+                    format!("instance {own} joins with the token of instance {other}, from {from}")
+                }
             };
             return Err(match hold(&shared, &serial, &what, at_ms).await {
                 Err(refusal) => refusal,
                 Ok(()) => Refusal::conflict(what),
             });
         }
-        TokenUse::Unknown | TokenUse::Expired | TokenUse::WrongSerial { .. } => {
+        TokenUse::Unknown | TokenUse::Expired | TokenUse::Replaced | TokenUse::WrongSerial { .. } => {
             note_stranger(&shared, &serial, &incoming.client.address.ip().to_string(), at_ms).await?;
             return Err(Refusal::token());
         }

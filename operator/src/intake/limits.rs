@@ -1,4 +1,4 @@
-//! Bounds per peer: requests at once, and lines in the audit.
+//! Bounds per peer: requests at once, evidence in the long run, and lines in the audit.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -54,6 +54,55 @@ impl<K: Hash + Eq> Drop for Turn<K> {
     }
 }
 
+/// So much at once, and so much a second in the long run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rate {
+    pub at_once: f64,
+    pub per_second: f64,
+}
+
+/// What one peer may still send: a bucket that fills by itself.
+#[derive(Debug)]
+pub(super) struct Budget<K> {
+    buckets: Mutex<HashMap<K, Bucket>>,
+    items: Rate,
+    bytes: Rate,
+}
+
+#[derive(Debug)]
+struct Bucket {
+    items: f64,
+    bytes: f64,
+    filled: Instant,
+}
+
+impl<K: Hash + Eq> Budget<K> {
+    pub fn new(items: Rate, bytes: Rate) -> Self {
+        Budget { buckets: Mutex::new(HashMap::new()), items, bytes }
+    }
+
+    /// Takes both out, or says how long it is until they are there. What is more than a whole bucket costs a whole one.
+    pub fn take(&self, key: K, items: usize, bytes: usize, now: Instant) -> Result<(), Duration> {
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let full = Bucket { items: self.items.at_once, bytes: self.bytes.at_once, filled: now };
+        let bucket = buckets.entry(key).or_insert(full);
+        let passed = now.saturating_duration_since(bucket.filled).as_secs_f64();
+        bucket.items = (bucket.items + passed * self.items.per_second).min(self.items.at_once);
+        bucket.bytes = (bucket.bytes + passed * self.bytes.per_second).min(self.bytes.at_once);
+        bucket.filled = now;
+        let items = (items as f64).min(self.items.at_once);
+        let bytes = (bytes as f64).min(self.bytes.at_once);
+        let missing = ((items - bucket.items) / self.items.per_second)
+            .max((bytes - bucket.bytes) / self.bytes.per_second);
+        if missing > 0.0 {
+            return Err(Duration::try_from_secs_f64(missing).unwrap_or(Duration::MAX));
+        }
+        bucket.items -= items;
+        bucket.bytes -= bytes;
+        Ok(())
+    }
+}
+
 /// Lets the same thing through once per `every`, and `most` different things in that time.
 #[derive(Debug)]
 pub(super) struct Now<K> {
@@ -94,6 +143,22 @@ mod tests {
         assert!(third.is_some());
         drop((second, third));
         assert!(at_once.counts.lock().unwrap().is_empty(), "peers are kept for ever");
+    }
+
+    #[test]
+    fn a_budget_is_spent_and_fills_again_for_each_peer() {
+        let rate = |at_once, per_second| Rate { at_once, per_second };
+        let budget = Budget::new(rate(10.0, 2.0), rate(1_000.0, 100.0));
+        let now = Instant::now();
+        assert_eq!(budget.take("a", 10, 10, now), Ok(()));
+        assert_eq!(budget.take("a", 4, 10, now), Err(Duration::from_secs(2)));
+        assert_eq!(budget.take("b", 4, 10, now), Ok(()), "one peer's budget is another's");
+        // What was refused cost nothing.
+        assert_eq!(budget.take("a", 4, 10, now + Duration::from_secs(2)), Ok(()));
+        // Bytes count by themselves; more than a whole bucket is one.
+        assert_eq!(budget.take("c", 0, 900, now), Ok(()));
+        assert_eq!(budget.take("c", 0, 200, now), Err(Duration::from_secs(1)));
+        assert_eq!(budget.take("d", 99, 9_999, now), Ok(()));
     }
 
     #[test]

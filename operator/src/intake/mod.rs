@@ -32,17 +32,19 @@ use tokio_util::sync::CancellationToken;
 use whetstone_model::ids::{RunId, Serial};
 use whetstone_store::Store;
 
+pub use limits::Rate;
 pub use metrics::Metrics;
 pub use refusal::{Reason, Refusal};
 pub use server::{Client, ServerLimits, serve};
 
 pub(crate) use audit::Audit;
+pub use request::Pace;
 pub(crate) use request::{Incoming, OPS, answer, body, fresh_peer, parse};
 
 use crate::pki::SiteCa;
 use batch::Queue;
 use known::Known;
-use limits::{AtOnce, Now};
+use limits::{AtOnce, Budget, Now};
 use remembered::Remembered;
 
 /// How the intake behaves.
@@ -65,8 +67,15 @@ pub struct Config {
     pub body: Duration,
     /// For a result to come in.
     pub result_body: Duration,
-    /// Results that are read and checked at once; each may need 150 MiB.
+    /// How fast it has to come: who sends more slowly keeps others out.
+    pub result_pace: Pace,
+    /// Results that come in at once, one of each agent; each is held in memory, packed: 16 MiB at most.
+    pub uploads: usize,
+    /// Results that are unpacked and checked at once; each may need 150 MiB.
     pub results: usize,
+    /// Items of evidence, and bytes of reports, of one agent.
+    pub items: Rate,
+    pub bytes: Rate,
     /// For a report to be stored.
     pub store: Duration,
     /// How often signs of life and progress go to the store.
@@ -76,6 +85,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         const DAY_MS: i64 = 86_400_000;
+        const MIB: f64 = 1_048_576.0;
         Config {
             report_interval_ms: 10_000,
             certificate_ms: DAY_MS,
@@ -85,7 +95,13 @@ impl Default for Config {
             per_address: 512,
             body: Duration::from_secs(15),
             result_body: Duration::from_secs(120),
+            result_pace: Pace { grace: Duration::from_secs(10), bytes_per_s: 64 << 10 },
+            uploads: 32,
             results: 4,
+            // A whole spool after a week without an operator (64 MiB, about 250,000 items) comes in at once; after that three
+            // times what a blade of 128 GPUs has to say.
+            items: Rate { at_once: 250_000.0, per_second: 20.0 },
+            bytes: Rate { at_once: 128.0 * MIB, per_second: MIB / 32.0 },
             store: Duration::from_secs(15),
             flush: Duration::from_secs(2),
         }
@@ -156,6 +172,10 @@ pub(crate) struct Shared {
     audit: Audit,
     agents: Arc<AtOnce<String>>,
     addresses: Arc<AtOnce<IpAddr>>,
+    /// Who sends a result.
+    senders: Arc<AtOnce<Serial>>,
+    budget: Budget<Serial>,
+    uploads: Semaphore,
     results: Semaphore,
 }
 
@@ -171,6 +191,9 @@ impl Intake {
             strangers: Now::new(Duration::from_secs(60), 200),
             agents: AtOnce::new(config.per_agent),
             addresses: AtOnce::new(config.per_address),
+            senders: AtOnce::new(1),
+            budget: Budget::new(config.items, config.bytes),
+            uploads: Semaphore::new(config.uploads),
             results: Semaphore::new(config.results),
             store,
             ca,
@@ -238,7 +261,7 @@ impl Shared {
     pub(crate) fn identity_was_reset(&self, serial: &Serial) {
         self.known.identity_changed(serial);
         self.known.order_changed(serial);
-        self.tell(serial, What::Reset, crate::pki::now_ms());
+        self.tell(serial, What::Reset, crate::clock::now_ms());
     }
 
     fn is_leading(&self) -> bool {

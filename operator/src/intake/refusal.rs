@@ -1,5 +1,7 @@
 //! Why a request was not served: one place for status, code, metric label and words.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -27,6 +29,8 @@ pub enum Reason {
     NotFound,
     /// Too many requests of one peer at once.
     Busy,
+    /// More evidence than one blade may send in the long run.
+    OverBudget,
     QueueFull,
     Store,
     NotLeading,
@@ -53,6 +57,7 @@ impl Reason {
             Reason::Signature => "signature",
             Reason::NotFound => "not-found",
             Reason::Busy => "busy",
+            Reason::OverBudget => "over-budget",
             Reason::QueueFull => "queue-full",
             Reason::Store => "store",
             Reason::NotLeading => "not-leading",
@@ -83,16 +88,28 @@ pub struct Refusal {
     pub reason: Reason,
     /// One line for a person.
     pub message: String,
+    /// When the same request may be served, seconds from now; its sender's own jitter comes on top.
+    pub retry_after_s: Option<u64>,
 }
 
 impl Refusal {
     fn new(status: StatusCode, code: &'static str, reason: Reason, message: impl Into<String>) -> Self {
-        Refusal { status, code, reason, message: message.into() }
+        Refusal { status, code, reason, message: message.into(), retry_after_s: None }
     }
 
     /// 503: the same request may be served later.
     pub fn unavailable(reason: Reason, message: impl Into<String>) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, error_code::UNAVAILABLE, reason, message)
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        let again = Some(RETRY_AFTER_S);
+        Self { retry_after_s: again, ..Self::new(status, error_code::UNAVAILABLE, reason, message) }
+    }
+
+    /// 429: its spool keeps what it wants to say.
+    pub fn over_budget(wait: Duration) -> Self {
+        let seconds = wait.as_secs().saturating_add(1).min(MAX_RETRY_AFTER_S);
+        let message = format!("more evidence than one blade may send; the next in {seconds} s");
+        let (status, reason) = (StatusCode::TOO_MANY_REQUESTS, Reason::OverBudget);
+        Self { retry_after_s: Some(seconds), ..Self::new(status, error_code::UNAVAILABLE, reason, message) }
     }
 
     pub fn store(error: &whetstone_store::StoreError) -> Self {
@@ -173,15 +190,19 @@ impl Refusal {
     }
 }
 
-/// Seconds after which an agent that got a 503 asks again; its own jitter comes on top.
-const RETRY_AFTER_S: &str = "5";
+/// Seconds after which an agent that got a 503 asks again.
+const RETRY_AFTER_S: u64 = 5;
+/// Longest that an agent is sent away for: it has to be heard of.
+const MAX_RETRY_AFTER_S: u64 = 60;
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let body = ErrorAnswer { error: ErrorBody { code: self.code.to_owned(), message: self.message } };
         let mut response = (self.status, Json(body)).into_response();
+        if let Some(seconds) = self.retry_after_s {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
             // Behind a Service the next connection may reach the replica that leads; this one never will.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }

@@ -13,6 +13,8 @@ use super::Metrics;
 struct Word {
     stream: String,
     acked: u64,
+    /// The agent knows that everything up to here is stored, and the store did not.
+    behind: Option<u64>,
     dropped: u64,
     usage: Option<AgentUsage>,
     /// The run that it was last heard to be busy with, as far as the store knows too.
@@ -40,6 +42,7 @@ impl Remembered {
             }
             word.stream = stream.to_owned();
             word.acked = 0;
+            word.behind = None;
         } else {
             metrics.agent_dropped(stats.dropped.saturating_sub(word.dropped));
         }
@@ -73,6 +76,22 @@ impl Remembered {
         } else {
             acked
         }
+    }
+
+    /// Holds what an agent was once told to be stored against what the store knew of the stream before its report.
+    pub fn compare(&self, serial: &Serial, stream: &str, told: u64, known: u64) {
+        let mut words = self.lock();
+        if let Some(word) = words.get_mut(serial).filter(|word| word.stream == stream)
+            && known < told
+        {
+            tracing::warn!(blade = %serial, told, known, "the store lost evidence: what stands is said again");
+            word.behind = Some(told);
+        }
+    }
+
+    /// True until the agent has heard of it: after an answer it knows more to be stored than it did.
+    pub fn is_behind(&self, serial: &Serial, stream: &str, told: u64) -> bool {
+        self.lock().get(serial).is_some_and(|word| word.stream == stream && word.behind == Some(told))
     }
 
     /// True if the agent was not known to be busy with this run.

@@ -1,6 +1,7 @@
 //! `POST /v1/report`: evidence, a sign of life, and the order back.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Json;
 use axum::extract::{Request, State};
@@ -14,8 +15,8 @@ use whetstone_store::{AgentStats, NewReport, Seen, Stored};
 use super::Shared;
 use super::batch::Job;
 use super::refusal::{Reason, Refusal};
-use super::request::{Incoming, agent, answer, body, check_hex, parse, same_instance};
-use crate::pki::now_ms;
+use super::request::{Incoming, agent, answer, body, check_hex, parse, same_boot, same_instance};
+use crate::clock::now_ms;
 
 pub(super) async fn report(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     answer(&shared, "report", request, handle).await
@@ -25,6 +26,7 @@ async fn handle(shared: Arc<Shared>, incoming: Incoming) -> Result<Response, Ref
     let agent = agent(&shared, &incoming.client, incoming.received_ms, false).await?;
     let received_ms = incoming.received_ms;
     let bytes = body(&incoming.headers, incoming.body, MAX_BODY, shared.config.body).await?;
+    let size = bytes.len();
     let report: ReportRequest = parse(&bytes)?;
     drop(bytes);
     check(&report)?;
@@ -35,6 +37,14 @@ async fn handle(shared: Arc<Shared>, incoming: Incoming) -> Result<Response, Ref
         )));
     }
     same_instance(&shared, &agent, &report.instance, received_ms).await?;
+    same_boot(&shared, &agent, report.boot_id.as_deref(), received_ms).await?;
+    // Its signs of life cost nothing; whatever else it has to say waits in its spool.
+    if !report.items.is_empty() {
+        shared
+            .budget
+            .take(agent.serial.clone(), report.items.len(), size, Instant::now())
+            .map_err(Refusal::over_budget)?;
+    }
 
     let skew_ms = report.now_ms.saturating_sub(received_ms);
     shared.metrics.agent(skew_ms.unsigned_abs(), report.spooled);
@@ -65,13 +75,19 @@ async fn handle(shared: Arc<Shared>, incoming: Incoming) -> Result<Response, Ref
         if let Some(progress) = &picked_up {
             shared.remembered.heard(&agent.serial, progress.run);
         }
+        if let Some(acked) = report.acked {
+            shared.remembered.compare(&agent.serial, &report.stream, acked, stored.before);
+        }
         shared.remembered.keep_acked(&agent.serial, &report.stream, stored.acked)
     };
+    let say_again =
+        report.acked.is_some_and(|acked| shared.remembered.is_behind(&agent.serial, &report.stream, acked));
     shared.queue.seen(&agent.serial, seen, progress.filter(|_| picked_up.is_none()));
 
     let answer = ReportAnswer {
         acked,
         order: order.as_deref().cloned(),
+        say_again,
         next_report_ms: shared.config.report_interval_ms,
         now_ms: now_ms(),
     };
@@ -99,6 +115,11 @@ async fn store(
 fn check(report: &ReportRequest) -> Result<(), Refusal> {
     check_hex("instance", &report.instance, 32)?;
     check_hex("stream", &report.stream, 32)?;
+    if let Some(boot_id) = &report.boot_id
+        && !((1..=64).contains(&boot_id.len()) && boot_id.bytes().all(|b| b.is_ascii_graphic()))
+    {
+        return Err(Refusal::bad("boot_id is not a word of at most 64 characters"));
+    }
     if report.items.len() > MAX_ITEMS {
         return Err(Refusal::bad(format!(
             "{} items, at most {MAX_ITEMS} may come at once",

@@ -1,5 +1,6 @@
 //! What every route does: who asks, may it ask now, read the body within its bounds, count and answer.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,13 +12,14 @@ use axum::response::{IntoResponse, Response};
 use futures::StreamExt as _;
 use serde::de::DeserializeOwned;
 use whetstone_model::ids::Serial;
-use whetstone_store::Identity;
+use whetstone_store::{BootSeen, Identity};
 
 use super::limits::Turn;
 use super::refusal::{Reason, Refusal};
 use super::server::Client;
 use super::{Shared, What};
-use crate::pki::{Peer, Role, now_ms};
+use crate::clock::now_ms;
+use crate::pki::{Peer, Role};
 
 /// The routes for people, as a metric's label.
 pub(crate) const OPS: &str = "ops";
@@ -104,6 +106,7 @@ pub(super) fn peer(client: &Client, role: Role) -> Result<&Peer, Refusal> {
 pub(super) struct Agent {
     pub serial: Serial,
     pub identity: Arc<Identity>,
+    pub from: IpAddr,
     _turn: Turn<String>,
 }
 
@@ -132,7 +135,7 @@ pub(super) async fn agent(
     if let Some((conflict, _)) = &identity.conflict {
         return Err(Refusal::conflict(format!("held until a person looks: {conflict}")));
     }
-    Ok(Agent { serial, identity, _turn: turn })
+    Ok(Agent { serial, identity, from: client.address.ip(), _turn: turn })
 }
 
 /// A certificate that stands, shown by another machine than the one that it was made for: both are held.
@@ -146,11 +149,40 @@ pub(super) async fn same_instance(
         return Ok(());
     }
     let what = format!(
-        "instance {} speaks with the certificate of instance {}",
+        "instance {} speaks with the certificate of instance {}, from {}",
         short(instance),
         short(agent.identity.instance.as_deref().unwrap_or("?")),
+        agent.from,
     );
     hold(shared, &agent.serial, &what, received_ms).await
+}
+
+/// Two machines may have the same state directory, its keys and all: what tells them apart is which boot of its kernel each
+/// speaks of. A new one is a machine that was started again; one that comes back after that is another machine's.
+pub(super) async fn same_boot(
+    shared: &Arc<Shared>,
+    agent: &Agent,
+    boot_id: Option<&str>,
+    received_ms: i64,
+) -> Result<(), Refusal> {
+    let before = agent.identity.boot_id.as_deref();
+    let Some(boot_id) = boot_id.filter(|boot_id| before != Some(*boot_id)) else { return Ok(()) };
+    match shared.store.boot_seen(&agent.serial, boot_id).await.map_err(|e| Refusal::store(&e))? {
+        BootSeen::Same | BootSeen::New => {
+            shared.known.identity_changed(&agent.serial);
+            Ok(())
+        }
+        BootSeen::Returned => {
+            let what = format!(
+                "boot {} speaks again after boot {}, both as instance {}, from {}: a copied state directory",
+                short(boot_id),
+                short(before.unwrap_or("?")),
+                short(agent.identity.instance.as_deref().unwrap_or("?")),
+                agent.from,
+            );
+            hold(shared, &agent.serial, &what, received_ms).await
+        }
+    }
 }
 
 /// Puts a conflict on record and tells whoever withholds the blade. Always an error: that of the request.
@@ -183,6 +215,21 @@ pub(super) fn check_hex(field: &str, text: &str, digits: usize) -> Result<(), Re
 /// never reads why.
 const PATIENCE: usize = 3;
 
+/// How fast a body has to come: `bytes_per_s` on the whole, after a time of grace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    pub grace: Duration,
+    pub bytes_per_s: u64,
+}
+
+impl Pace {
+    /// How long it may take until there are more than so many bytes.
+    fn time_for(self, bytes: usize) -> Duration {
+        let seconds = bytes as u64 / self.bytes_per_s.max(1);
+        self.grace.saturating_add(Duration::from_secs(seconds))
+    }
+}
+
 /// The whole body, at most `limit` bytes within `time`.
 pub(crate) async fn body(
     headers: &HeaderMap,
@@ -190,16 +237,31 @@ pub(crate) async fn body(
     limit: usize,
     time: Duration,
 ) -> Result<Bytes, Refusal> {
+    paced_body(headers, body, limit, time, None).await
+}
+
+/// The same, and at a pace.
+pub(super) async fn paced_body(
+    headers: &HeaderMap,
+    body: Body,
+    limit: usize,
+    time: Duration,
+    pace: Option<Pace>,
+) -> Result<Bytes, Refusal> {
     let length =
         headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<usize>().ok());
     if length.is_some_and(|length| length > limit.saturating_mul(PATIENCE)) {
         return Err(Refusal::too_large(limit));
     }
+    let begun = tokio::time::Instant::now();
     let read = async {
         let mut stream = body.into_data_stream();
         let mut kept = Vec::with_capacity(length.unwrap_or(0).min(limit));
         let mut total = 0_usize;
-        while let Some(chunk) = stream.next().await {
+        loop {
+            let until = pace.map_or(time, |pace| pace.time_for(total).min(time));
+            let next = tokio::time::timeout_at(begun + until, stream.next()).await;
+            let Some(chunk) = next.map_err(|_| Refusal::slow())? else { break };
             let chunk = chunk.map_err(|e| Refusal::bad(format!("body: {e}")))?;
             total += chunk.len();
             if total <= limit {
@@ -212,7 +274,7 @@ pub(crate) async fn body(
         }
         if total > limit { Err(Refusal::too_large(limit)) } else { Ok(Bytes::from(kept)) }
     };
-    tokio::time::timeout(time, read).await.unwrap_or_else(|_| Err(Refusal::slow()))
+    read.await
 }
 
 /// JSON, with where it is wrong.

@@ -7,16 +7,17 @@ use axum::body::Bytes;
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use whetstone_bundle::manifest::{self, FileEntry};
 use whetstone_model::ids::RunId;
 use whetstone_model::report::{Report, SCHEMA};
 use whetstone_model::verdict::Outcome;
 use whetstone_model::wire::{MAX_RESULT, MAX_RESULT_SENT, RunResult};
-use whetstone_store::{ResultStored, RunResultRow, RunTerms};
+use whetstone_store::{ResultStored, RunResultRow, RunTerms, aside};
 
 use super::refusal::{Reason, Refusal};
-use super::request::{Agent, Incoming, agent, answer, body, check_hex, parse, same_instance};
-use super::{Shared, What};
+use super::request::{Agent, Incoming, agent, answer, check_hex, paced_body, parse, same_instance};
+use super::{Config, Shared, What};
 use crate::pki::sha256_hex;
 
 /// Window of zstd's decoder, as a power of two: 8 MiB, what level 19 uses. A frame that asks for more is refused.
@@ -38,13 +39,23 @@ async fn handle(shared: Arc<Shared>, run: String, incoming: Incoming) -> Result<
     let terms = terms
         .filter(|terms| terms.serial == agent.serial)
         .ok_or_else(|| Refusal::no_such_run(format!("blade {} has no run {run}", agent.serial)))?;
+    // The last one's upload may be repeated: its answer may have been lost.
+    if !terms.active && !terms.last {
+        return Err(Refusal::no_such_run(format!("run {run} is over, and there is a later one")));
+    }
+    let busy = |what: &str| Refusal::unavailable(Reason::Busy, what);
+    let _turn = shared
+        .senders
+        .begin(agent.serial.clone())
+        .ok_or_else(|| busy("another result of this blade is on its way"))?;
     // Queued here they cost a connection each; read they would cost their size.
-    let _place = match tokio::time::timeout(shared.config.store, shared.results.acquire()).await {
-        Ok(Ok(place)) => place,
-        _ => return Err(Refusal::unavailable(Reason::Busy, "too many results at once")),
-    };
-    let bytes = body(&incoming.headers, incoming.body, MAX_RESULT_SENT, shared.config.result_body).await?;
-    let result = aside(move || parse::<RunResult>(&unpack(&bytes)?)).await?;
+    let _upload = place(&shared, &shared.uploads).await.ok_or_else(|| busy("too many results at once"))?;
+    let Config { result_body, result_pace, .. } = shared.config;
+    let (headers, sent) = (&incoming.headers, incoming.body);
+    let bytes = paced_body(headers, sent, MAX_RESULT_SENT, result_body, Some(result_pace)).await?;
+    // Only what is here is worth a place that costs much: who sends slowly holds none.
+    let _place = place(&shared, &shared.results).await.ok_or_else(|| busy("too many results at once"))?;
+    let result = aside(move || parse::<RunResult>(&unpack(&bytes)?), broken).await?;
     if result.run != run {
         return Err(Refusal::bad(format!("the result is of run {}, sent as that of run {run}", result.run)));
     }
@@ -68,12 +79,19 @@ async fn handle(shared: Arc<Shared>, run: String, incoming: Incoming) -> Result<
         }
         ResultStored::Same => {}
         ResultStored::Different => return Err(Refusal::result_differs()),
+        ResultStored::OfOtherRun(other) => {
+            return Err(Refusal::signature(format!("this is the result of run {other}, not of run {run}")));
+        }
         ResultStored::NoSuchRun => return Err(Refusal::no_such_run(format!("no run {run} of this blade"))),
         ResultStored::Over => {
             return Err(Refusal::no_such_run(format!("run {run} was given up; its result counts no more")));
         }
     }
     Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+async fn place<'a>(shared: &Shared, places: &'a Semaphore) -> Option<SemaphorePermit<'a>> {
+    tokio::time::timeout(shared.config.store, places.acquire()).await.ok()?.ok()
 }
 
 /// At most [`MAX_RESULT`] bytes, however small the frame is.
@@ -86,18 +104,13 @@ fn unpack(sent: &Bytes) -> Result<Vec<u8>, Refusal> {
     if bytes.len() > MAX_RESULT { Err(Refusal::too_large(MAX_RESULT)) } else { Ok(bytes) }
 }
 
-/// Work of many milliseconds, off the threads that serve requests.
-async fn aside<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
-) -> Result<T, Refusal> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|_| Err(Refusal::internal("the check did not end")))
+fn broken(_: tokio::task::JoinError) -> Refusal {
+    Refusal::internal("the check did not end")
 }
 
 async fn check(agent: &Agent, terms: RunTerms, result: RunResult) -> Result<RunResultRow, Refusal> {
     let report_key = agent.identity.report_key.clone();
-    aside(move || {
+    let checked = move || {
         let report = verify(report_key.as_deref(), &terms, &result)?;
         // Over everything that is kept; each part with its length, so that no two results look alike.
         let parts = [&result.report_json, &result.samples_jsonl, &result.manifest_json, &result.signature];
@@ -118,8 +131,8 @@ async fn check(agent: &Agent, terms: RunTerms, result: RunResult) -> Result<RunR
             manifest_json: result.manifest_json,
             signature: result.signature,
         })
-    })
-    .await
+    };
+    aside(checked, broken).await
 }
 
 /// Signed by the key that the agent joined with, every byte as signed, and the report is of what was ordered.
@@ -143,7 +156,7 @@ fn verify(report_key: Option<&str>, terms: &RunTerms, result: &RunResult) -> Res
     if report.run != manifest.run {
         return Err(Refusal::signature("report.json and manifest.json are of two runs"));
     }
-    // The seed is random for each run: an old result cannot pass for a new one.
+    // The seed is random for each run (`new_run`): an old result cannot pass for a new one.
     if report.suite.seed != terms.seed || report.suite.sha256 != sha256_hex(terms.suite_text.as_bytes()) {
         return Err(Refusal::signature(
             "the report is of another suite or seed than the run that was ordered",

@@ -1,6 +1,6 @@
 //! The listener: TLS handshakes, HTTP/1.1 connections, bounds on both, and an orderly end.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use super::Metrics;
+use super::limits::{AtOnce, Turn};
 use crate::pki::Peer;
 
 /// Bounds of the listener.
@@ -27,7 +28,12 @@ pub struct ServerLimits {
     pub connections: usize,
     /// For the TLS handshake.
     pub handshake: Duration,
-    /// From one request's end to the next one's header. Longer than the report interval, or every report would pay for a handshake.
+    /// Of these without a client certificate, of one address: in the handshake, or on their way to a join. Further ones are cut
+    /// off. Many agents may come from one address, behind a Service or a gateway, but not in one moment.
+    pub strangers: usize,
+    /// From one request's end to the next one's header, without a client certificate.
+    pub stranger_idle: Duration,
+    /// The same with one. Longer than the report interval, or every report would pay for a handshake.
     pub idle: Duration,
     /// For what is under way when the server is told to end.
     pub shutdown: Duration,
@@ -37,6 +43,8 @@ impl Default for ServerLimits {
     fn default() -> Self {
         ServerLimits {
             connections: 20_000,
+            strangers: 2_048,
+            stranger_idle: Duration::from_secs(5),
             handshake: Duration::from_secs(10),
             idle: Duration::from_secs(60),
             shutdown: Duration::from_secs(10),
@@ -63,6 +71,7 @@ pub async fn serve(
 ) {
     let acceptor = TlsAcceptor::from(tls);
     let places = Arc::new(Semaphore::new(limits.connections));
+    let strangers = AtOnce::new(limits.strangers);
     let connections = TaskTracker::new();
     loop {
         // First the place, then the connection: what has no place is not accepted.
@@ -71,8 +80,13 @@ pub async fn serve(
             accepted = accept(&listener, &places) => accepted,
         };
         let Some((stream, address, place)) = accepted else { continue };
+        let Some(stranger) = strangers.begin(address.ip()) else {
+            metrics.handshake_failed("crowded");
+            continue;
+        };
         let connection = Connection {
             address,
+            stranger,
             keep: places.available_permits() >= limits.connections / 4,
             limits: limits.clone(),
             metrics: metrics.clone(),
@@ -105,6 +119,8 @@ async fn accept(
 
 struct Connection {
     address: SocketAddr,
+    /// Its turn as somebody who has shown no certificate.
+    stranger: Turn<IpAddr>,
     /// Stays open for further requests.
     keep: bool,
     limits: ServerLimits,
@@ -133,6 +149,13 @@ impl Connection {
             Some(leaf) => Peer::from_certificate(leaf).map_err(|e| e.to_string()),
             None => Err("no client certificate".to_owned()),
         };
+        let (idle, _stranger) = match &peer {
+            Ok(_) => {
+                drop(self.stranger);
+                (self.limits.idle, None)
+            }
+            Err(_) => (self.limits.stranger_idle.min(self.limits.idle), Some(self.stranger)),
+        };
         let client = Arc::new(Client { address: self.address, peer });
         let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(client.clone());
@@ -141,7 +164,7 @@ impl Connection {
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .keep_alive(self.keep)
-            .header_read_timeout(self.limits.idle)
+            .header_read_timeout(idle)
             .max_headers(32)
             .max_buf_size(16 << 10)
             .serve_connection(TokioIo::new(stream), service);

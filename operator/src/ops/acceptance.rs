@@ -8,7 +8,7 @@ use whetstone_bundle::manifest::{FileEntry, seal};
 use whetstone_model::action::{Action, Severity};
 use whetstone_model::device::{Device, DeviceId};
 use whetstone_model::evidence::Finding;
-use whetstone_model::ids::{RunId, Serial, TrancheName};
+use whetstone_model::ids::{BladeName, RackName, RunId, Serial, TrancheName};
 use whetstone_model::lifecycle::PhaseName;
 use whetstone_model::report::{Blade, SuiteRef, Versions};
 use whetstone_model::verdict::{Outcome, Verdict};
@@ -28,12 +28,23 @@ pub struct TrancheTerms {
     pub fpr: f64,
     /// Serials of its manifest that another tranche has.
     pub duplicates: Vec<(Serial, TrancheName)>,
+    /// Lines of its manifest that could not be entered: they count as missing.
+    pub refused: Vec<Refused>,
     pub due_ms: Option<i64>,
+}
+
+/// A line of a tranche's manifest that the store does not take.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Refused {
+    pub serial: Serial,
+    pub name: BladeName,
+    pub rack: Option<RackName>,
+    pub why: String,
 }
 
 impl Default for TrancheTerms {
     fn default() -> Self {
-        TrancheTerms { suite: None, fpr: 0.01, duplicates: Vec::new(), due_ms: None }
+        TrancheTerms { suite: None, fpr: 0.01, duplicates: Vec::new(), refused: Vec::new(), due_ms: None }
     }
 }
 
@@ -109,14 +120,15 @@ pub async fn acceptance(
         }
         blades.push(line);
     }
-    let missing = rows
-        .iter()
-        .zip(&blades)
-        .filter(|(_, line)| line.standing == Standing::Missing)
-        .map(|(row, _)| MissingLine {
-            serial: row.serial.clone(),
-            name: row.name.clone(),
-            rack: row.rack.clone(),
+    let missing = rows.iter().zip(&blades).filter(|(_, line)| line.standing == Standing::Missing);
+    let missing = missing.map(|(row, _)| (&row.serial, &row.name, &row.rack));
+    let refused = terms.refused.iter().map(|line| (&line.serial, &line.name, &line.rack));
+    let missing: Vec<MissingLine> = missing
+        .chain(refused)
+        .map(|(serial, name, rack)| MissingLine {
+            serial: serial.clone(),
+            name: name.clone(),
+            rack: rack.clone(),
         })
         .collect();
     let duplicates: Vec<DuplicateLine> = terms
@@ -138,7 +150,12 @@ pub async fn acceptance(
         .collect();
     let mut counts = count(&blades);
     (counts.duplicates, counts.unexpected) = (duplicates.len(), unexpected.len());
+    counts.expected += terms.refused.len();
+    counts.missing += terms.refused.len();
     let Gathered { simulated, suites, versions, labels, samples, mut notes } = gathered;
+    let not_entered =
+        terms.refused.iter().map(|line| format!("{} could not be entered: {}", line.serial, line.why));
+    notes.splice(0..0, not_entered);
     let fpr = terms.fpr;
     let judged = tokio::task::spawn_blocking(move || distributions(&samples, &labels, fpr)).await;
     let distributions = judged.unwrap_or_else(|error| {

@@ -20,11 +20,12 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, watch};
 use whetstone_model::ids::{RunId, Serial, TrancheName};
 
-pub use acceptance::{AcceptanceBundle, TrancheTerms, acceptance};
+pub use acceptance::{AcceptanceBundle, Refused, TrancheTerms, acceptance};
 pub use data::AcceptanceReport;
 
+use crate::clock::now_ms;
 use crate::intake::{Incoming, Intake, OPS, Refusal, Shared, answer, body, fresh_peer, parse};
-use crate::pki::{PkiError, Role, now_ms, random, sha256_hex};
+use crate::pki::{PkiError, Role, random, sha256_hex};
 
 /// What only the rest of the operator knows.
 pub trait SiteInfo: Send + Sync + 'static {

@@ -1,6 +1,7 @@
 //! The certificate authority: made once, loaded and checked at each start, signs certificates.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use rand::TryRng as _;
@@ -35,6 +36,10 @@ pub struct SiteCa {
     certificates: Vec<CertificateDer<'static>>,
     pem: String,
     not_after_ms: i64,
+    /// The soonest end of all that are trusted.
+    first_end_ms: i64,
+    /// End of the server certificate that was signed last; 0 = none was.
+    server_end_ms: AtomicI64,
 }
 
 /// A certificate that was signed just now.
@@ -115,7 +120,12 @@ impl SiteCa {
         }
         let not_after_ms = parsed.validity().not_after.timestamp().saturating_mul(1000);
         let issuer = Issuer::from_ca_cert_der(signing, key)?;
-        Ok(SiteCa { issuer, pem, not_after_ms, certificates })
+        let ends = certificates.iter().filter_map(|certificate| {
+            let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+            Some(parsed.validity().not_after.timestamp().saturating_mul(1000))
+        });
+        let first_end_ms = ends.fold(not_after_ms, i64::min);
+        Ok(SiteCa { issuer, pem, not_after_ms, certificates, first_end_ms, server_end_ms: AtomicI64::new(0) })
     }
 
     /// All trusted CAs, PEM.
@@ -130,6 +140,16 @@ impl SiteCa {
     /// When the signing CA runs out.
     pub fn not_after_ms(&self) -> i64 {
         self.not_after_ms
+    }
+
+    /// When the first of the trusted CAs runs out: an operator that starts after that does not load the file.
+    pub fn first_end_ms(&self) -> i64 {
+        self.first_end_ms
+    }
+
+    /// When the server's own certificate runs out, if it has one.
+    pub fn server_end_ms(&self) -> Option<i64> {
+        Some(self.server_end_ms.load(Ordering::Relaxed)).filter(|end| *end != 0)
     }
 
     /// A certificate for the public key in a request (PKCS#10, PEM). Nothing else of the request is used: who it is for is
@@ -187,8 +207,10 @@ impl SiteCa {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
-        set_validity(&mut params, now_ms - BACKDATE_MS, (now_ms + lifetime_ms).min(self.not_after_ms));
+        let end_ms = (now_ms + lifetime_ms).min(self.not_after_ms);
+        set_validity(&mut params, now_ms - BACKDATE_MS, end_ms);
         let certificate = params.signed_by(&key, &self.issuer)?;
+        self.server_end_ms.store(end_ms, Ordering::Relaxed);
         let key = PrivatePkcs8KeyDer::from(key.serialize_der());
         Ok((certificate.der().clone(), key.into()))
     }

@@ -52,10 +52,5 @@ impl PkiError {
     }
 }
 
-/// Milliseconds since the Unix epoch by this machine's clock.
-pub(crate) fn now_ms() -> i64 {
-    jiff::Timestamp::now().as_millisecond()
-}
-
 #[cfg(test)]
 mod tests;

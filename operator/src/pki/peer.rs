@@ -4,8 +4,6 @@ use rustls::pki_types::CertificateDer;
 use whetstone_model::wire::{ROLE_AGENT, ROLE_OPS};
 use x509_parser::x509::X509Name;
 
-use super::sha256_hex;
-
 /// What the holder of a certificate may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
@@ -33,8 +31,6 @@ pub struct Peer {
     pub name: String,
     /// Of the certificate, hex.
     pub serial_number: String,
-    /// SHA-256 of the public key (SubjectPublicKeyInfo), hex.
-    pub key_fingerprint: String,
     /// When the certificate runs out.
     pub not_after_ms: i64,
 }
@@ -60,7 +56,6 @@ impl Peer {
             role,
             name,
             serial_number: hex::encode(x509.raw_serial()),
-            key_fingerprint: sha256_hex(x509.public_key().raw),
             not_after_ms: x509.validity().not_after.timestamp().saturating_mul(1000),
         })
     }

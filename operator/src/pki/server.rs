@@ -12,7 +12,8 @@ use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
 };
 
-use super::{PkiError, SiteCa, now_ms};
+use super::{PkiError, SiteCa};
+use crate::clock::now_ms;
 
 /// Of the server's own certificate; it is made anew at two thirds of it, without a restart.
 const SERVER_LIFETIME_MS: i64 = 90 * 86_400_000;

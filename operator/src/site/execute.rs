@@ -1,13 +1,13 @@
 //! Takes the steps of a plan. Makes no choices: each step is idempotent, says what it could not do, and is done before the next.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use kube::Resource;
-use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 use tracing::info;
-use whetstone_model::ids::{CaseId, RunId, Serial};
+use whetstone_model::ids::{CaseId, RunId, Serial, TrancheName};
 use whetstone_model::lifecycle::{Phase, PhaseName, QuarantineReason};
 use whetstone_plan::{BladePlan, BladeView, Note, RunEnd, RunState, Step};
 use whetstone_store::{NewCase, NewRun, NewTransition, RunEndState, Stale};
@@ -17,7 +17,7 @@ use super::together::Together;
 use super::view::{self, NamedSuite};
 use super::{Parts, SiteError};
 use crate::clock::now_ms;
-use crate::cluster::node::{self, Wanted};
+use crate::cluster::node::Wanted;
 
 /// Writes to nodes at once. With so many a client reaches what an apiserver of 5,000 nodes takes on two cores, 500 to 700 a
 /// second (docs/benchmarks/fleet.md).
@@ -87,6 +87,9 @@ impl Executor {
         let mut taken = Taken { sequence: plan.sequence, case: None };
         let mut failed = None;
         for step in &plan.steps {
+            if !self.parts.fence.holds() {
+                return Err(SiteError::Ending);
+            }
             // A case that cannot be written holds up no taint; whatever comes after that waits.
             match (&failed, step) {
                 (None, _) | (Some(_), Step::Withhold { .. }) => {}
@@ -125,7 +128,7 @@ impl Executor {
                 taken.sequence = self.transition(blade, to, why, taken).await?;
             }
             Step::StartRun { suite, why } => {
-                let run = new_run(memory, blade, suite, why)?;
+                let run = new_run(&memory.suites, blade, suite, why)?;
                 let (run, next) = self.runs.write((serial.clone(), taken.sequence, run)).await??;
                 self.moved(blade, &Phase::BurningIn { run }, why, next);
                 taken.sequence = next;
@@ -150,7 +153,8 @@ impl Executor {
                 let wanted = Wanted::Withheld { blade: blade.name.to_string(), taint: taint.clone(), note };
                 if self.node(node, &wanted, "withhold").await?
                     // Out of service it goes over a drain first.
-                    && (taint == QuarantineReason::Fault.as_str() || blade.phase.name() == PhaseName::InService)
+                    && (taint == QuarantineReason::Fault.as_str()
+                        || matches!(blade.phase.name(), PhaseName::InService | PhaseName::Ready))
                     // Once for each blade: that its note names a case later is another write.
                     && blade.node.as_ref().is_none_or(|node| node.our_taint.is_none())
                     && let Some(first) = blade.faults.iter().map(|fault| fault.since_ms).min()
@@ -190,9 +194,9 @@ impl Executor {
                 let retest = wished.map_or(*retest, |wished| wished.min(*retest));
                 self.retested.write((serial.clone(), retest)).await?;
             }
-            Step::ClearFaults => {
+            Step::ClearFaults { before_ms } => {
                 let _turn = self.store.acquire().await;
-                store.clear_faults(serial).await?;
+                store.clear_faults(serial, *before_ms).await?;
             }
         }
         Ok(())
@@ -202,7 +206,7 @@ impl Executor {
         let _first = self.parts.precedence.first();
         let _turn = self.nodes.acquire().await;
         let known = self.parts.seen.node(name);
-        let result = node::apply(&self.parts.client, name, known.as_deref(), wanted).await;
+        let result = self.parts.nodes.apply(name, known.as_deref(), wanted).await;
         let word = match &result {
             Ok(true) => "changed",
             Ok(false) => "same",
@@ -276,22 +280,26 @@ pub fn suite_label(suite: &str) -> &str {
 }
 
 /// The run that a blade is to have: its tranche's suite where that is meant, else a built-in one.
-fn new_run(memory: &Memory, blade: &BladeView, suite: &str, why: &str) -> Result<NewRun, SiteError> {
-    let of_tranche =
-        blade.tranche.as_ref().and_then(|name| memory.suites.get(name)).filter(|s| s.name == suite);
+pub fn new_run(
+    suites: &BTreeMap<TrancheName, NamedSuite>,
+    blade: &BladeView,
+    suite: &str,
+    why: &str,
+) -> Result<NewRun, SiteError> {
+    let of_tranche = blade.tranche.as_ref().and_then(|name| suites.get(name)).filter(|s| s.name == suite);
     let NamedSuite { name, text, budget_ms } = match of_tranche {
         Some(suite) => suite.clone(),
         None => view::suite(suite, None)?,
     };
-    // Devices of one tranche are compared with each other: they compute the same.
-    let seed = Sha256::digest(blade.tranche.as_ref().map_or("", |tranche| tranche.as_str()).as_bytes());
-    let seed = seed.iter().take(4).fold(0_u64, |seed, byte| seed << 8 | u64::from(*byte));
     Ok(NewRun {
         suite_name: name,
         suite_text: text,
         budget_ms,
         why: why.to_owned(),
-        seed,
+        // Another one for every run: it stands in what the agent signs, so that the result of one run cannot pass for that of
+        // another. Bits are compared between the devices of one blade only, in one run. 53 bits: a number that every reader
+        // of JSON keeps.
+        seed: rand::random::<u64>() >> 11,
         sku: blade.sku.clone(),
     })
 }

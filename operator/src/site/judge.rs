@@ -13,6 +13,7 @@ use whetstone_store::CohortRow;
 use super::memory::Memory;
 use super::{Parts, SiteError};
 use crate::clock::now_ms;
+use crate::metrics::{Distribution, OfWhat};
 
 /// Samples of one tranche at most; the judge holds them in memory (5,000 blades with 8 GPUs and 50 metrics).
 const MAX_SAMPLES: usize = 2_000_000;
@@ -73,22 +74,19 @@ async fn run(parts: &Parts, job: &Job) -> Result<(), SiteError> {
     let judged = tokio::task::spawn_blocking(move || {
         let samples = samples(&texts, &names);
         let judgement = judge(&samples, &Options { fpr, seed: 0 });
-        (distribution(&samples), judgement)
+        let compared = compared(&samples, &judgement);
+        (distribution(&samples), judgement, compared)
     })
     .await;
-    let (distribution, judgement) = match judged {
+    let (distribution, judgement, compared) = match judged {
         Ok(judged) => judged,
         Err(error) => {
             warn!(tranche = %job.tranche, %error, "the judge ended without an answer");
             return Ok(());
         }
     };
-    for ((sku, metric), quantiles) in &distribution {
-        for (quantile, value) in quantiles {
-            parts.metrics.burnin_metric.with_label_values(&[sku.as_str(), metric, quantile]).set(*value);
-        }
-    }
-    let results = results(job, &judgement);
+    parts.metrics.burnin_metric.replace(job.tranche.as_str(), &distribution);
+    let results = results(job, &judgement, &compared);
     let outliers = results.iter().filter(|(_, result)| result.outcome == Outcome::Fail).count();
     info!(tranche = %job.tranche, runs = results.len(), cohort = job.cohort.len(), outliers, "compared");
     parts.store.store_cohort(&results).await?;
@@ -109,7 +107,22 @@ fn samples(texts: &[(RunId, Vec<u8>)], names: &HashMap<RunId, String>) -> Vec<Sa
         .collect()
 }
 
-fn results(job: &Job, judgement: &Judgement) -> Vec<(RunId, CohortRow)> {
+/// Blades that were compared with others in anything: one alone with its driver among a hundred is like nobody.
+fn compared(samples: &[Sample], judgement: &Judgement) -> BTreeSet<String> {
+    let judged: BTreeSet<_> = judgement
+        .cohorts
+        .iter()
+        .filter(|cohort| cohort.judged)
+        .map(|c| (&c.test, &c.metric, &c.unit, &c.sku, &c.driver, &c.firmware, &c.suite))
+        .collect();
+    samples
+        .iter()
+        .filter(|s| judged.contains(&(&s.test, &s.metric, &s.unit, &s.sku, &s.driver, &s.firmware, &s.suite)))
+        .map(|sample| sample.blade.clone())
+        .collect()
+}
+
+fn results(job: &Job, judgement: &Judgement, compared: &BTreeSet<String>) -> Vec<(RunId, CohortRow)> {
     let mut worst: BTreeMap<&str, &Outlier> = BTreeMap::new();
     // Least probable first: the first of a blade is its gravest.
     for outlier in &judgement.outliers {
@@ -126,7 +139,7 @@ fn results(job: &Job, judgement: &Judgement) -> Vec<(RunId, CohortRow)> {
                     let why = format!("{} {}", outlier.device, outlier.reason);
                     CohortRow { outcome: Outcome::Fail, why, at_ms }
                 }
-                None if judgement.anything_judged() => {
+                None if compared.contains(name) => {
                     let why = format!("like the other blades of {}", job.tranche);
                     CohortRow { outcome: Outcome::Pass, why, at_ms }
                 }
@@ -140,14 +153,12 @@ fn results(job: &Job, judgement: &Judgement) -> Vec<(RunId, CohortRow)> {
         .collect()
 }
 
-type Quantiles = [(&'static str, f64); 5];
-
-/// Quantiles of each metric over devices, for the dashboards.
-fn distribution(samples: &[Sample]) -> BTreeMap<(String, String), Quantiles> {
-    let mut values: BTreeMap<(String, String), Vec<f64>> = BTreeMap::new();
+/// Quantiles of each metric over devices, for the dashboards. Two tests of a suite may measure the same metric.
+fn distribution(samples: &[Sample]) -> Distribution {
+    let mut values: BTreeMap<OfWhat, Vec<f64>> = BTreeMap::new();
     for sample in samples {
         let sku = sample.sku.clone().unwrap_or_else(|| "unknown".to_owned());
-        let key = (sku, format!("{}/{}", sample.test, sample.metric));
+        let key = OfWhat { sku, test: sample.test.clone(), metric: sample.metric.clone() };
         if values.len() < MAX_METRICS || values.contains_key(&key) {
             values.entry(key).or_default().push(sample.value);
         }
@@ -187,37 +198,61 @@ impl Judging {
 mod tests {
     use super::*;
 
-    fn text(blade: &str, value: f64) -> Vec<u8> {
+    fn text(driver: &str, value: f64) -> Vec<u8> {
         let line = |gpu: u32| {
             let value = value + f64::from(gpu) * 0.01;
             format!(
-                "{{\"blade\":\"{blade}\",\"device\":\"gpu{gpu}\",\"test\":\"gemm\",\"metric\":\"m\",\"value\":{value},\"unit\":\"x\",\"better\":\"higher\"}}\n"
+                "{{\"blade\":\"old\",\"device\":\"gpu{gpu}\",\"test\":\"gemm\",\"metric\":\"m\",\"value\":{value},\"unit\":\"x\",\"better\":\"higher\",\"driver\":\"{driver}\"}}\n"
             )
         };
         (0..8).map(line).collect::<String>().into_bytes()
     }
 
     #[test]
-    fn a_slow_blade_is_named_by_its_name_of_today_and_bad_lines_are_left_out() {
-        let names: HashMap<RunId, String> = (1..=8).map(|n| (RunId(n), format!("b-{n}"))).collect();
+    fn a_distribution_has_the_bare_name_of_its_metric_and_tests_stay_apart() {
+        let sample = |test: &str, value: f64| -> Sample {
+            serde_json::from_value(serde_json::json!({
+                "blade": "b-1", "device": "gpu0", "test": test, "metric": "hbm.bandwidth", "value": value,
+                "unit": "GB/s", "better": "higher", "sku": "hgx-h100",
+            }))
+            .unwrap()
+        };
+        let samples = [sample("gpu-memory", 2.0), sample("bandwidth", 3.0), sample("bandwidth", 1.0)];
+        let of =
+            |test: &str| OfWhat { sku: "hgx-h100".into(), test: test.into(), metric: "hbm.bandwidth".into() };
+        let distribution = distribution(&samples);
+        assert_eq!(distribution.keys().collect::<Vec<_>>(), [&of("bandwidth"), &of("gpu-memory")]);
+        assert_eq!(distribution[&of("bandwidth")][0], ("0", 1.0));
+        assert_eq!(distribution[&of("bandwidth")][4], ("1", 3.0));
+    }
+
+    #[test]
+    fn a_blade_is_called_as_today_bad_lines_are_left_out_and_one_without_its_like_is_like_nobody() {
+        let names: HashMap<RunId, String> = (1..=10).map(|n| (RunId(n), format!("b-{n}"))).collect();
         let mut texts: Vec<_> = (1..=8)
-            .map(|n| (RunId(n), text("old", if n == 3 { 80.0 } else { 100.0 + n as f64 * 0.05 })))
+            .map(|n| (RunId(n), text("580", if n == 3 { 80.0 } else { 100.0 + n as f64 * 0.05 })))
             .collect();
         texts[0].1.extend_from_slice(b"{ not a sample\n");
+        // Alone with its driver; and one that has no samples at all.
+        texts.push((RunId(9), text("570", 100.0)));
         let samples = samples(&texts, &names);
-        assert_eq!(samples.len(), 64);
+        assert_eq!(samples.len(), 72);
         let judgement = judge(&samples, &Options { fpr: 0.01, seed: 0 });
         let job = Job {
             tranche: TrancheName::new("t").unwrap(),
             fpr: 0.01,
-            wanted: vec![RunId(3), RunId(4)],
+            wanted: vec![RunId(3), RunId(4), RunId(9), RunId(10)],
             cohort: names
                 .iter()
                 .map(|(run, name)| (*run, Serial::new(format!("S{run}")).unwrap(), name.clone()))
                 .collect(),
         };
+        let results = results(&job, &judgement, &compared(&samples, &judgement));
         let results: BTreeMap<RunId, Outcome> =
-            results(&job, &judgement).into_iter().map(|(run, result)| (run, result.outcome)).collect();
-        assert_eq!(results, BTreeMap::from([(RunId(3), Outcome::Fail), (RunId(4), Outcome::Pass)]));
+            results.into_iter().map(|(run, result)| (run, result.outcome)).collect();
+        use Outcome::{Fail, Inconclusive, Pass};
+        let wanted =
+            [(RunId(3), Fail), (RunId(4), Pass), (RunId(9), Inconclusive), (RunId(10), Inconclusive)];
+        assert_eq!(results, BTreeMap::from(wanted));
     }
 }

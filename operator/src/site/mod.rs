@@ -6,6 +6,7 @@
 mod execute;
 mod judge;
 mod known;
+mod left;
 mod manifest;
 mod memory;
 mod project;
@@ -32,8 +33,9 @@ use whetstone_store::{SiteRows, Store, StoreError};
 use crate::clock::now_ms;
 use crate::cluster::drain::Drains;
 use crate::cluster::events::Events;
+use crate::cluster::node::Nodes;
 use crate::cluster::precedence::Precedence;
-use crate::cluster::{ClusterError, Seen};
+use crate::cluster::{ClusterError, Fence, Seen};
 use crate::dirty::{Dirty, Work};
 use crate::intake::Intake;
 use crate::metrics::Metrics;
@@ -52,6 +54,8 @@ const AT_ONCE: usize = 1024;
 /// A blade whose turn failed waits this long, doubled each time up to the limit.
 const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MOST: Duration = Duration::from_secs(60);
+/// One whose step was not even tried, as the apiserver answers nobody, comes again after this.
+const SILENT: Duration = Duration::from_secs(2);
 
 /// What a turn of the loop needs. All of it is shared with other parts of the operator.
 #[derive(Clone)]
@@ -59,6 +63,9 @@ pub struct Parts {
     pub limits: SiteLimits,
     pub store: Store,
     pub client: Client,
+    /// Whether this process may still act.
+    pub fence: Fence,
+    pub nodes: Nodes,
     pub seen: Seen,
     pub drains: Drains,
     pub events: Events,
@@ -75,6 +82,7 @@ pub struct Parts {
     pub abort_after_steps: Arc<AtomicI64>,
 }
 
+pub use execute::new_run;
 pub use known::Known;
 
 #[derive(Debug, thiserror::Error)]
@@ -118,6 +126,7 @@ pub struct Site {
     memory: Memory,
     executor: Executor,
     projector: project::Projector,
+    objects: manifest::Objects,
     /// Blades whose turn failed: tries so far, and when the next is due.
     later: BTreeMap<Serial, (u32, Instant)>,
     /// When everything is looked at again.
@@ -133,7 +142,8 @@ impl Site {
         let projector = project::Projector::start(parts.clone());
         parts.dirty.manifests();
         parts.dirty.all();
-        Ok(Site { parts, memory, executor, projector, later: BTreeMap::new(), full: Instant::now() })
+        let objects = manifest::Objects::default();
+        Ok(Site { parts, memory, executor, projector, objects, later: BTreeMap::new(), full: Instant::now() })
     }
 
     /// Runs until `stop`. A turn that fails as a whole (database away) is said and tried again.
@@ -158,6 +168,7 @@ impl Site {
                 () = tokio::time::sleep_until(self.full.into()) => {}
             }
             let mut work = self.parts.dirty.take();
+            work.manifests &= !self.objects.put_off();
             // Due also where events never cease.
             work.all |= whole || self.full <= Instant::now();
             let started = Instant::now();
@@ -203,13 +214,16 @@ impl Site {
     /// One look and what follows from it.
     async fn turn(&mut self, work: &Work) -> Result<(), SiteError> {
         let parts = self.parts.clone();
+        let mut listed = None;
         if work.manifests || self.memory.rows.is_empty() {
-            manifest::sync(&parts, &mut self.memory, now_ms()).await?;
+            listed = Some(manifest::sync(&parts, &mut self.memory, now_ms()).await?);
         }
         self.memory.site.limits.breaker_override = *parts.breaker_override.borrow();
         let begun = Instant::now();
         let dirty = self.look(work).await?;
+        parts.drains.end_others(|node| self.memory.drains(node));
         if dirty.is_empty() && !work.all && !work.manifests {
+            self.projector.wishes(&self.memory, &work.blades);
             return Ok(());
         }
         let now = now_ms();
@@ -222,20 +236,28 @@ impl Site {
         } else {
             self.memory.planner.plan_some(&self.memory.site, &dirty, now)
         };
+        // It stays so until a person has spoken or nobody is held back, whatever time passes.
+        self.memory.site.limits.breaker_tripped = plan.breaker.open;
         // What has nothing left to be done, or is gone, is due no more.
         let busy: BTreeSet<&Serial> =
             plan.blades.iter().filter(|blade| !blade.steps.is_empty()).map(|blade| &blade.serial).collect();
         self.later.retain(|serial, (_, due)| *due > begun || busy.contains(serial));
         self.take_steps(&plan).await;
+        if let Some(listed) = listed {
+            self.objects.write(&parts, &self.memory, &listed);
+        }
         judge::start(&parts, &self.memory, &plan);
         parts.known.decided(&self.memory, &plan);
         self.projector.blades(&self.memory, &plan);
         self.projector.tranches(&self.memory, &plan, now);
         tally::breaker(&parts.metrics, &plan.breaker);
+        self.projector.wishes(&self.memory, &work.blades);
         if work.manifests {
             self.projector.invalid(now);
+            self.projector.wishes(&self.memory, &parts.seen.blades_of_runs());
         }
         if work.all {
+            left::free(&parts, &self.memory).await;
             tally::site(&parts, &self.memory, &plan, now).await;
         }
         Ok(())
@@ -249,8 +271,8 @@ impl Site {
         changed
             .extend(self.later.iter().filter(|(_, (_, due))| *due <= now).map(|(serial, _)| serial.clone()));
         let mut shown = BTreeSet::new();
-        shown.extend(work.blades.iter().filter_map(|name| self.memory.by_name(name)).cloned());
-        shown.extend(work.nodes.iter().filter_map(|name| self.memory.by_node(name)).cloned());
+        shown.extend(work.blades.iter().flat_map(|name| self.memory.by_name(name)).cloned());
+        shown.extend(work.nodes.iter().flat_map(|name| self.memory.by_node(name)).cloned());
         let timer = || self.parts.metrics.store_seconds.with_label_values(&["load"]).start_timer();
         let rows = if work.all || work.manifests {
             let _timed = timer();
@@ -295,6 +317,12 @@ impl Site {
                 Err(SiteError::Stale(why)) => {
                     debug!(%serial, %why, "moved meanwhile, it is looked at again");
                     self.parts.dirty.serial(&serial);
+                }
+                // Whoever leads next takes it.
+                Err(SiteError::Ending | SiteError::Cluster(ClusterError::NotLeading { .. })) => {}
+                Err(SiteError::Cluster(ClusterError::Silent { .. })) => {
+                    let tries = self.later.get(&serial).map_or(0, |(tries, _)| *tries);
+                    self.later.insert(serial, (tries, Instant::now() + SILENT));
                 }
                 Err(error) => {
                     self.fail("blade", &error);

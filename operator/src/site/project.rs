@@ -3,7 +3,7 @@
 //! Behind the loop and slower than it: an apiserver that is slow or away holds up no quarantine. What waits to be written is
 //! kept by object, the latest word alone. Progress of a run is written every few seconds, everything else at once.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,8 +21,8 @@ use whetstone_model::lifecycle::{Phase, PhaseName};
 use whetstone_plan::{BladePlan, Plan, Step};
 use whetstone_store::{BladeRow, RunRow};
 
-use super::memory::Memory;
-use super::{Parts, SiteError, status};
+use super::memory::{Memory, fulfils, is_of};
+use super::{Parts, SiteError, status, view};
 use crate::clock::now_ms;
 use crate::cluster::{ClusterError, within};
 
@@ -38,10 +38,25 @@ const RUNS_KEPT: usize = 3;
 /// One write.
 #[derive(Debug, Clone)]
 enum Write {
-    Blade { row: Box<BladeRow>, status: Box<BladeStatus>, patch: Value },
-    BladeInvalid { patch: Value },
-    Run { blade: String, run: Box<RunRow> },
-    Tranche { patch: Value },
+    Blade {
+        row: Box<BladeRow>,
+        status: Box<BladeStatus>,
+        patch: Value,
+    },
+    BladeInvalid {
+        patch: Value,
+    },
+    Run {
+        blade: String,
+        run: Box<RunRow>,
+    },
+    /// A person's `BurnIn` that nothing can come of, or not yet.
+    Wish {
+        patch: Value,
+    },
+    Tranche {
+        patch: Value,
+    },
 }
 
 struct Waiting {
@@ -145,6 +160,29 @@ impl Projector {
         }
     }
 
+    /// Says of people's `BurnIn`s for `blades` what is wrong with them: no such blade, no such suite.
+    pub fn wishes(&mut self, memory: &Memory, blades: &BTreeSet<String>) {
+        for name in blades {
+            let row = memory.by_name(name).find_map(|serial| memory.rows.get(serial));
+            let suite = row.and_then(|row| memory.suites.get(row.tranche.as_ref()?));
+            for guard in self.parts.seen.runs_of(name) {
+                let Some(burnin) = guard.0.as_ref().ok().filter(|burnin| status::is_wish(burnin)) else {
+                    continue;
+                };
+                let wanted = match (row, view::suite_of_wish(&burnin.spec.suite, suite)) {
+                    (_, Err(error)) => Some(status::burnin_refused(&error.to_string())),
+                    (None, Ok(())) => Some(status::burnin_waits(&format!("there is no blade {name} (yet)"))),
+                    // It was waited for, and has come.
+                    (Some(_), Ok(())) => burnin.status.is_some().then(|| status::burnin_waits("")),
+                };
+                let Some(wanted) = wanted else { continue };
+                if let Ok(Some(patch)) = status::difference(burnin.status.as_ref(), &wanted) {
+                    self.put(format!("wish/{}", burnin.name_any()), Write::Wish { patch }, Instant::now());
+                }
+            }
+        }
+    }
+
     fn run(&mut self, row: &BladeRow, run: &RunRow) {
         let wanted = status::burnin(run);
         let key = format!("run/{}", run.run);
@@ -179,6 +217,7 @@ impl Projector {
                 tranche,
                 &missing,
                 &view.duplicates,
+                memory.refused.get(&tranche.tranche).map_or(&[], Vec::as_slice),
                 before,
                 object.meta().generation,
                 now_ms,
@@ -210,7 +249,7 @@ impl Projector {
         for guard in self.parts.seen.tranches.state() {
             let why = match &guard.0 {
                 Err(invalid) => Some(invalid.error.clone()),
-                Ok(tranche) => super::view::suite(&tranche.spec.suite, tranche.spec.suite_text.as_deref())
+                Ok(tranche) => view::suite(&tranche.spec.suite, tranche.spec.suite_text.as_deref())
                     .err()
                     .or_else(|| tranche.owner().err())
                     .map(|e| e.to_string()),
@@ -300,6 +339,7 @@ impl Writer {
             Write::Blade { row, status, patch } => self.blade(name, row, status, patch).await,
             Write::BladeInvalid { patch } => self.status::<Blade>(name, patch).await.map_err(Into::into),
             Write::Tranche { patch } => self.status::<Tranche>(name, patch).await.map_err(Into::into),
+            Write::Wish { patch } => self.status::<BurnIn>(name, patch).await.map_err(Into::into),
             Write::Run { blade, run } => self.burnin(blade, run).await,
         };
         let Err(error) = result else { return };
@@ -323,7 +363,8 @@ impl Writer {
         within("patch status", api.patch_status(name, &parameters, &Patch::Merge(&body))).await.map(drop)
     }
 
-    /// The schema lets no phase be left out that matters: after an outage the object goes through all that it missed.
+    /// The schema lets no phase be left out that matters: after an outage the object goes through all that it missed. Where
+    /// no way leads on from what it says, the store was restored from a backup: its word counts.
     async fn blade(
         &self,
         name: &str,
@@ -331,10 +372,30 @@ impl Writer {
         status: &BladeStatus,
         patch: &Value,
     ) -> Result<(), SiteError> {
+        let refused = |error: &ClusterError| error.code() == Some(422);
         match self.status::<Blade>(name, patch).await {
-            Err(error) if error.code() == Some(422) => {}
+            Err(error) if refused(&error) => {}
             result => return Ok(result?),
         }
+        match self.missed(name, row).await {
+            Err(SiteError::Cluster(error)) if refused(&error) => {}
+            other => other?,
+        }
+        match self.rest(name, status).await {
+            Err(SiteError::Cluster(error)) if refused(&error) => {}
+            result => return result,
+        }
+        warn!(
+            blade = name,
+            phase = status.phase,
+            "its object says what the store cannot follow: the store's word is written"
+        );
+        self.status::<Blade>(name, &json!({ "phase": null, "owner": null, "sequence": null })).await?;
+        self.rest(name, status).await
+    }
+
+    /// The transitions that its object has not shown, one by one.
+    async fn missed(&self, name: &str, row: &BladeRow) -> Result<(), SiteError> {
         let api: Api<Blade> = Api::all(self.parts.client.clone());
         let object = within("get blade", api.get(name)).await?;
         let at = object.status.as_ref().and_then(|status| status.sequence).unwrap_or(0);
@@ -348,6 +409,12 @@ impl Writer {
                 json!({ "phase": missed.to.name().as_str(), "sequence": missed.sequence, "owner": owner });
             self.status::<Blade>(name, &step).await?;
         }
+        Ok(())
+    }
+
+    /// What its object does not say yet.
+    async fn rest(&self, name: &str, status: &BladeStatus) -> Result<(), SiteError> {
+        let api: Api<Blade> = Api::all(self.parts.client.clone());
         let now = within("get blade", api.get(name)).await?;
         match status::difference(now.status.as_ref(), status)? {
             Some(patch) => Ok(self.status::<Blade>(name, &patch).await?),
@@ -370,8 +437,8 @@ impl Writer {
         // A person's wish for a run becomes that run.
         let there = of_blade
             .iter()
-            .find(|burnin| number(burnin) == Some(run.run.0) || burnin.name_any() == own_name)
-            .or_else(|| of_blade.iter().find(|burnin| status::is_wish(burnin)));
+            .find(|burnin| is_of(burnin, run) || burnin.name_any() == own_name)
+            .or_else(|| of_blade.iter().find(|burnin| status::is_wish(burnin) && fulfils(run, burnin)));
         let (name, before) = match there {
             Some(burnin) => (burnin.name_any(), burnin.status.clone()),
             None => {

@@ -16,6 +16,7 @@ use whetstone_plan::{BladePlan, Counts, Outcome, TranchePlan};
 use whetstone_store::{BladeRow, RunRow, RunState};
 
 use crate::clock::timestamp;
+use crate::ops::Refused;
 
 /// Longest line in a status; the schema's limit.
 const LINE: usize = 1000;
@@ -167,18 +168,33 @@ pub fn burnin(run: &RunRow) -> BurnInStatus {
     }
 }
 
+/// The status of a `BurnIn` that nothing can come of, as it stands.
+pub fn burnin_refused(why: &str) -> BurnInStatus {
+    BurnInStatus { phase: Some(BurnInPhase::Cancelled), why: Some(line(why)), ..BurnInStatus::default() }
+}
+
+/// The status of a `BurnIn` that waits for something to come.
+pub fn burnin_waits(why: &str) -> BurnInStatus {
+    let why = Some(line(why)).filter(|why| !why.is_empty());
+    BurnInStatus { phase: Some(BurnInPhase::Pending), why, ..BurnInStatus::default() }
+}
+
 /// True for an object that a person made and that has no run yet.
 pub fn is_wish(burnin: &BurnIn) -> bool {
-    burnin.status.as_ref().and_then(|status| status.run).is_none()
+    let status = burnin.status.as_ref();
+    status.and_then(|status| status.run).is_none()
+        && status.and_then(|status| status.phase) != Some(BurnInPhase::Cancelled)
         && burnin.metadata.deletion_timestamp.is_none()
         && !burnin.labels().contains_key(RUN_LABEL)
 }
 
-/// The status of a tranche. `missing`: serials that have not come.
+/// The status of a tranche. `missing`: serials that have not come; `refused`: lines of its list that could not be entered,
+/// without which it is not complete.
 pub fn tranche(
     plan: &TranchePlan,
     missing: &[&Serial],
     duplicates: &[(Serial, TrancheName)],
+    refused: &[Refused],
     before: Option<&TrancheStatus>,
     generation: Option<i64>,
     now_ms: i64,
@@ -188,7 +204,8 @@ pub fn tranche(
     let decided = passed + counts.quarantined + counts.retired;
     let all = total(counts);
     let come = all - counts.expected;
-    let phase = match (plan.complete, plan.stable && come > 0, come) {
+    let stable = plan.stable && refused.is_empty();
+    let phase = match (plan.complete && refused.is_empty(), stable && come > 0, come) {
         (true, ..) => "Accepted",
         (_, true, _) => "Stable",
         (_, _, 0) => "Waiting",
@@ -196,16 +213,11 @@ pub fn tranche(
     };
     let yield_ = (decided > 0)
         .then(|| format!("{:.1} % ({passed} of {decided})", 100.0 * passed as f64 / decided as f64));
-    let ready = plan.stable && come > 0;
+    let ready = stable && come > 0;
     let now = [
         Now { type_: READY, status: ready, reason: phase, message: line(&plan.summary) },
-        Now {
-            type_: PROGRESSING,
-            status: come > 0 && !plan.stable,
-            reason: phase,
-            message: line(&plan.summary),
-        },
-        delivery(counts, duplicates),
+        Now { type_: PROGRESSING, status: come > 0 && !stable, reason: phase, message: line(&plan.summary) },
+        delivery(counts, duplicates, refused),
         Now { type_: VALID, status: true, reason: "Understood", message: String::new() },
     ];
     TrancheStatus {
@@ -230,12 +242,15 @@ pub fn tranche(
 }
 
 /// What is wrong with a delivery itself.
-fn delivery(counts: &Counts, duplicates: &[(Serial, TrancheName)]) -> Now<'static> {
+fn delivery(counts: &Counts, duplicates: &[(Serial, TrancheName)], refused: &[Refused]) -> Now<'static> {
     let twice: Vec<String> = duplicates.iter().take(5).map(|(s, t)| format!("{s} is in {t}")).collect();
-    let (status, reason, message) = match (duplicates.is_empty(), counts.missing) {
-        (false, _) => (true, "DuplicateSerials", twice.join(", ")),
-        (true, 0) => (false, "AsListed", String::new()),
-        (true, missing) => (true, "Overdue", format!("{missing} blades are overdue")),
+    let taken: Vec<String> =
+        refused.iter().take(5).map(|one| format!("{}: {}", one.serial, one.why)).collect();
+    let (status, reason, message) = match (duplicates.is_empty(), refused.is_empty(), counts.missing) {
+        (_, false, _) => (true, "NameTaken", taken.join(", ")),
+        (false, ..) => (true, "DuplicateSerials", twice.join(", ")),
+        (true, true, 0) => (false, "AsListed", String::new()),
+        (true, true, missing) => (true, "Overdue", format!("{missing} blades are overdue")),
     };
     Now { type_: DEGRADED, status, reason, message: line(&message) }
 }

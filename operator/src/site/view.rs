@@ -4,9 +4,10 @@ use k8s_openapi::api::core::v1::Node;
 use whetstone_api::{Blade, SpecError, Tranche};
 use whetstone_burnin::suite::{BUILT_IN, Suite};
 use whetstone_model::ids::{Serial, TrancheName};
+use whetstone_model::lifecycle::{AfterDrain, Owner, Phase, QuarantineReason};
 use whetstone_plan::{
-    AgentView, BladeView, CaseView, CohortResult, DrainState, FaultView, Gates, Intent, NodeView, Power,
-    RunState, RunView, TrancheView,
+    AgentView, BladeView, CaseView, CohortResult, FaultView, Gates, Intent, NodeView, Power, RunState,
+    RunView, TrancheView,
 };
 use whetstone_store as store;
 
@@ -39,9 +40,14 @@ pub fn suite(name: &str, text: Option<&str>) -> Result<NamedSuite, SpecError> {
     Ok(NamedSuite { name: name.to_owned(), text: text.to_owned(), budget_ms })
 }
 
-/// What people want of a blade.
-pub fn intent(blade: &Blade, retested: i64, asked_by_run: bool) -> Result<Intent, SpecError> {
-    let retest = if asked_by_run { blade.spec.retest.max(retested + 1) } else { blade.spec.retest };
+/// The suite that a person's `BurnIn` names: a built-in one, or that of the blade's tranche.
+pub fn suite_of_wish(name: &str, of_tranche: Option<&NamedSuite>) -> Result<(), SpecError> {
+    if of_tranche.is_some_and(|suite| suite.name == name) { Ok(()) } else { suite(name, None).map(drop) }
+}
+
+/// What people want of a blade. `asked`: the suite of a `BurnIn` that one of them made.
+pub fn intent(blade: &Blade, retested: i64, asked: Option<String>) -> Result<Intent, SpecError> {
+    let retest = if asked.is_some() { blade.spec.retest.max(retested + 1) } else { blade.spec.retest };
     Ok(Intent {
         quarantine: blade.spec.quarantine.as_ref().map(|q| match &q.by {
             Some(by) => format!("{} (by {by})", q.reason),
@@ -51,8 +57,30 @@ pub fn intent(blade: &Blade, retested: i64, asked_by_run: bool) -> Result<Intent
         retest,
         retested,
         retired: blade.spec.retired,
-        suite: blade.spec.suite.clone(),
+        suite: asked.or_else(|| blade.spec.suite.clone()),
     })
+}
+
+/// What people must have wanted of a blade whose object is lost, by where it is. `default`: the owner by its tranche.
+pub fn intent_of_phase(row: &store::BladeRow, default: Option<&Owner>) -> Intent {
+    let owner = match &row.phase {
+        Phase::InService { owner } if Some(owner) != default => Some(owner.clone()),
+        _ => None,
+    };
+    let held = QuarantineReason::Person;
+    let by_person = match &row.phase {
+        Phase::Quarantined { reason } => *reason == held,
+        Phase::Draining { then: AfterDrain::Quarantine { reason } } => *reason == held,
+        _ => false,
+    };
+    Intent {
+        quarantine: by_person.then(|| row.why.clone()),
+        owner,
+        retest: row.retested,
+        retested: row.retested,
+        retired: matches!(row.phase, Phase::Retired | Phase::Draining { then: AfterDrain::Retire }),
+        suite: None,
+    }
 }
 
 /// One blade. Without an object there is no wish; without a node nothing is to be withheld.
@@ -87,6 +115,7 @@ pub fn blade(row: &store::BladeRow, intent: Intent, node: Option<NodeView>) -> B
                 detail: fault.detail.clone(),
                 action: fault.action,
                 since_ms: fault.since_ms,
+                last_ms: fault.last_ms,
             })
             .collect(),
         cases: row
@@ -139,9 +168,7 @@ pub fn node_view(seen: &Node, drain: DrainStatus) -> Option<NodeView> {
         return None;
     }
     let mut view = node::view(seen);
-    view.drain = drain.state;
-    view.pods_left = drain.pods_left;
-    view.blocked_by = drain.blocked_by.filter(|_| drain.state == DrainState::Going);
+    drain.show(&mut view);
     Some(view)
 }
 
@@ -190,9 +217,21 @@ mod tests {
     fn a_run_made_by_hand_is_a_wish_for_a_burn_in() {
         let mut blade = Blade::new("b", whetstone_api::BladeSpec::default());
         blade.spec.retest = 2;
-        assert_eq!(intent(&blade, 2, false).unwrap().retest, 2);
-        assert_eq!(intent(&blade, 2, true).unwrap().retest, 3);
+        blade.spec.suite = Some("standard".into());
+        let plain = intent(&blade, 2, None).unwrap();
+        assert_eq!((plain.retest, plain.suite.as_deref()), (2, Some("standard")));
+        // Of the suite that the run's object names.
+        let asked = intent(&blade, 2, Some("soak".into())).unwrap();
+        assert_eq!((asked.retest, asked.suite.as_deref()), (3, Some("soak")));
         blade.spec.owner = Some("me".into());
-        assert_eq!(intent(&blade, 0, false).unwrap_err().field, "spec.owner");
+        assert_eq!(intent(&blade, 0, None).unwrap_err().field, "spec.owner");
+    }
+
+    #[test]
+    fn a_wish_names_a_built_in_suite_or_the_tranches_own() {
+        let own = NamedSuite { name: "mine".into(), text: String::new(), budget_ms: 1 };
+        assert!(suite_of_wish("soak", None).is_ok());
+        assert!(suite_of_wish("mine", Some(&own)).is_ok());
+        assert_eq!(suite_of_wish("mine", None).unwrap_err().field, "spec.suite");
     }
 }

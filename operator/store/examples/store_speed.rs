@@ -12,7 +12,8 @@ use whetstone_model::lifecycle::{Phase, QuarantineReason};
 use whetstone_model::unit::Unit;
 use whetstone_model::wire::{BladeFacts, Item, ItemBody};
 use whetstone_store::{
-    AgentStats, ExpectedBlade, Join, NewCase, NewReport, NewRun, NewToken, NewTransition, Seen, Store,
+    AgentStats, ExpectedBlade, Join, NewCase, NewReport, NewRun, NewToken, NewTransition, RetainPolicy, Seen,
+    Store,
 };
 
 const BLADES: usize = 5_000;
@@ -73,6 +74,29 @@ async fn intake(store: &Store, round: usize, blades: usize, bad: bool) -> Result
         }
     }
     Ok(stored)
+}
+
+/// Thins the hour in which all of it came, while somebody else writes: how long that one waits at worst.
+async fn thin(store: &Store) -> Result<()> {
+    let start = Instant::now();
+    let day = 24 * 3_600_000;
+    let thinning = {
+        let store = store.clone();
+        tokio::spawn(async move { store.retain(&RetainPolicy::default(), 3 * day).await })
+    };
+    let mut waits = Vec::new();
+    while !thinning.is_finished() {
+        let start = Instant::now();
+        store.audit("kind", "who", "what", 1).await?;
+        waits.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    let thinned = thinning.await??.thinned;
+    say("readings thinned, another writer beside it", thinned as usize, start);
+    waits.sort_by(f64::total_cmp);
+    let (count, worst) = (waits.len(), waits.last().copied().unwrap_or(0.0));
+    let median = waits.get(count / 2).copied().unwrap_or(0.0);
+    println!("{:<52} {median:>9.1} ms (median of {count}; worst {worst:.1})", "  one write of the other");
+    Ok(())
 }
 
 #[tokio::main]
@@ -211,6 +235,8 @@ async fn main() -> Result<()> {
     let start = Instant::now();
     store.load_blades(&some).await?;
     say("load 100 blades", 100, start);
+
+    thin(&store).await?;
 
     let counts = store.counts().await?;
     let items = counts.iter().find(|(name, _)| *name == "evidence").context("no count of evidence")?.1;

@@ -1,6 +1,6 @@
 //! Blades: who is expected, and the phases that they go through.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use sqlx::AnyConnection;
 use whetstone_model::ids::{BladeName, DomainName, RackName, Serial, TrancheName};
@@ -30,7 +30,7 @@ pub enum UpsertOutcome {
     /// Name, place or SKU were changed; its history follows.
     Updated,
     Same,
-    /// Not changed: the serial belongs to another tranche, or comes twice in this list.
+    /// Not changed: the serial belongs to another tranche and may not move, or comes twice in this list.
     Duplicate {
         tranche: Option<TrancheName>,
     },
@@ -41,10 +41,22 @@ pub enum UpsertOutcome {
 }
 
 impl Store {
-    /// Enters blades, or updates their names and places, in one transaction. Outcomes come in the order of `blades`.
+    /// Enters blades, or updates their names and places, in one transaction. Outcomes come in the order of `blades`. A
+    /// blade stays in its tranche; see [`Store::upsert_moving`].
     pub async fn upsert_expected(
         &self,
         blades: &[ExpectedBlade],
+        now_ms: i64,
+    ) -> Result<Vec<UpsertOutcome>, StoreError> {
+        self.upsert_moving(blades, &BTreeSet::new(), now_ms).await
+    }
+
+    /// The same, but the blades of `may_move`, which their tranche does not list any more, move to the tranche that does.
+    /// Their history goes with them.
+    pub async fn upsert_moving(
+        &self,
+        blades: &[ExpectedBlade],
+        may_move: &BTreeSet<Serial>,
         now_ms: i64,
     ) -> Result<Vec<UpsertOutcome>, StoreError> {
         self.within(async {
@@ -65,6 +77,7 @@ impl Store {
                 let old = known.get(&blade.serial);
                 if let Some(old) = old
                     && !old.retired
+                    && !may_move.contains(&blade.serial)
                     && let (Some(theirs), Some(ours)) = (&old.blade.tranche, &blade.tranche)
                     && theirs != ours
                 {

@@ -10,6 +10,7 @@ use sqlx::{Any, AnyPool, ConnectOptions, Connection, Transaction};
 use crate::error::StoreError;
 use crate::schema;
 use crate::sql::{col, sql};
+use crate::writes::{Write, Writes};
 
 /// Which database it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub struct StoreOptions {
     pub max_pages: Option<u32>,
     /// Stop at this version of the schema; for tests of migrations.
     pub schema: i64,
+    /// How long writes have to go well before one that found no room is forgotten: small ones may still fit on a full disk.
+    pub recovery: Duration,
 }
 
 impl Default for StoreOptions {
@@ -39,6 +42,7 @@ impl Default for StoreOptions {
             limit: Duration::from_secs(30),
             max_pages: None,
             schema: schema::VERSION,
+            recovery: Duration::from_secs(30),
         }
     }
 }
@@ -55,6 +59,7 @@ pub struct Store {
     writer: AnyPool,
     reader: AnyPool,
     limit: Duration,
+    writes: Writes,
 }
 
 impl Store {
@@ -68,7 +73,7 @@ impl Store {
 
     /// [`Store::open`] with other settings.
     pub async fn open_with(url: &str, options: &StoreOptions) -> Result<Self, StoreError> {
-        let store = Self::connect(url, options).await?;
+        let store = Self::connect(url, options, Journal::Wal).await?;
         let mut db = store.writer.begin_with(store.begin_write()).await?;
         let version = schema::current(&mut db, store.backend).await?;
         if version < options.schema {
@@ -78,8 +83,36 @@ impl Store {
         Ok(store)
     }
 
+    /// Opens a database that is there, as it is: nothing is made or migrated, so that a look from outside does not change
+    /// what an operator of another version works with.
+    ///
+    /// # Errors
+    /// Category `schema` if there is none, or none of ours, or one that is newer than this program.
+    pub async fn open_existing(url: &str) -> Result<Self, StoreError> {
+        let there = match url.strip_prefix("sqlite:") {
+            Some(path) => format!("sqlite:{}", not_created(path)),
+            None => url.to_owned(),
+        };
+        let store = match Self::connect(&there, &StoreOptions::default(), Journal::AsItIs).await {
+            Err(StoreError::Away(error)) if there.starts_with("sqlite:") => {
+                return Err(StoreError::Schema(format!("no database can be opened there: {error}")));
+            }
+            store => store?,
+        };
+        if store.schema_version().await? == 0 {
+            return Err(StoreError::Schema(
+                "that database is none of whetstone's: it has no schema_versions".into(),
+            ));
+        }
+        Ok(store)
+    }
+
     /// Opens the database and touches nothing in it.
-    pub(crate) async fn connect(url: &str, options: &StoreOptions) -> Result<Self, StoreError> {
+    pub(crate) async fn connect(
+        url: &str,
+        options: &StoreOptions,
+        journal: Journal,
+    ) -> Result<Self, StoreError> {
         sqlx::any::install_default_drivers();
         let backend = match url.split_once(':') {
             Some(("sqlite", path)) if path.contains(":memory:") || path.contains("mode=memory") => {
@@ -96,7 +129,7 @@ impl Store {
         let (busy, max_pages) = (options.busy.as_millis(), options.max_pages);
         // A pool would try until its time is up, and then say no more than that.
         let mut first = AnyConnection::connect_with(&connect).await?;
-        set_up(&mut first, backend, busy, max_pages).await?;
+        set_up(&mut first, backend, busy, max_pages, journal).await?;
         first.close().await?;
         let pool = |connections: u32| {
             AnyPoolOptions::new()
@@ -104,7 +137,7 @@ impl Store {
                 .acquire_timeout(options.busy + Duration::from_secs(5))
                 // A round trip per call; a file does not go away.
                 .test_before_acquire(backend == Backend::Postgres)
-                .after_connect(move |db, _| Box::pin(set_up(db, backend, busy, max_pages)))
+                .after_connect(move |db, _| Box::pin(set_up(db, backend, busy, max_pages, journal)))
         };
         let (writer, reader) = match backend {
             Backend::Sqlite => {
@@ -116,7 +149,8 @@ impl Store {
                 (both.clone(), both)
             }
         };
-        Ok(Store { backend, writer, reader, limit: options.limit })
+        let writes = Writes::new(options.recovery);
+        Ok(Store { backend, writer, reader, limit: options.limit, writes })
     }
 
     fn begin_write(&self) -> &'static str {
@@ -128,7 +162,11 @@ impl Store {
     }
 
     /// A transaction that writes. Dropped without `commit`, it changes nothing.
-    pub(crate) async fn write(&self) -> Result<Transaction<'static, Any>, StoreError> {
+    pub(crate) async fn write(&self) -> Result<Write, StoreError> {
+        Ok(self.writes.of(self.begin().await?))
+    }
+
+    async fn begin(&self) -> Result<Transaction<'static, Any>, StoreError> {
         match self.writer.begin_with(self.begin_write()).await {
             Err(error @ sqlx::Error::PoolTimedOut) if self.backend == Backend::Sqlite => {
                 Err(StoreError::Locked(error))
@@ -161,9 +199,15 @@ impl Store {
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         match tokio::time::timeout(self.limit, call).await {
-            Ok(answer) => answer,
+            Ok(answer) => answer.inspect_err(|error| self.writes.failed(error)),
             Err(_) => Err(StoreError::Slow { seconds: self.limit.as_secs() }),
         }
+    }
+
+    /// Why the database takes no writes, where the last ones failed for it: it is full, or read only. A sign of life does
+    /// not tell: it needs no room.
+    pub fn write_trouble(&self) -> Option<String> {
+        self.writes.trouble()
     }
 
     /// Locks the rows that a statement reads, where the database has other writers than this one; not against those who
@@ -180,12 +224,20 @@ impl Store {
         self.backend
     }
 
-    /// Asks the database for a sign of life, through the connection that writes; another's lock on it is none.
+    /// Asks the database for a sign of life, through the connection that writes; another's lock on it is none. Where the last
+    /// writes found no room it tries a small one: who is not ready gets no others that could show that there is room again.
     pub async fn ping(&self) -> Result<(), StoreError> {
         self.within(async {
             let mut db = self.write().await?;
+            if self.write_trouble().is_some() {
+                sql("INSERT INTO marks (name, value) VALUES ('tried', 1) \
+                     ON CONFLICT (name) DO UPDATE SET value = marks.value + 1")
+                .run(&mut db)
+                .await?;
+                return db.commit().await;
+            }
             sql("SELECT 1").all(&mut db).await?;
-            Ok(db.rollback().await?)
+            db.rollback().await
         })
         .await
     }
@@ -221,18 +273,40 @@ impl Store {
     }
 }
 
+/// What becomes of an SQLite file's journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Journal {
+    /// Readers beside the writer; it stays so in the file.
+    Wal,
+    /// The file may be anybody's.
+    AsItIs,
+}
+
+/// The rest of an SQLite URL, such that a file which is not there is not made.
+fn not_created(path: &str) -> String {
+    let (file, options) = path.split_once('?').unwrap_or((path, ""));
+    let kept = options.split('&').filter(|option| !option.is_empty() && *option != "mode=rwc");
+    let mut options: Vec<&str> = kept.collect();
+    if !options.iter().any(|option| option.starts_with("mode=")) {
+        options.push("mode=rw");
+    }
+    format!("{file}?{}", options.join("&"))
+}
+
 async fn set_up(
     db: &mut AnyConnection,
     backend: Backend,
     busy_ms: u128,
     max_pages: Option<u32>,
+    journal: Journal,
 ) -> Result<(), sqlx::Error> {
     let text = match backend {
         // WAL with NORMAL: a crash of the machine may lose the last commits, never the consistency; agents send again
         // what was not acknowledged.
         Backend::Sqlite => {
+            let wal = if journal == Journal::Wal { "PRAGMA journal_mode = WAL;" } else { "" };
             let mut text = format!(
-                "PRAGMA busy_timeout = {busy_ms}; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; \
+                "PRAGMA busy_timeout = {busy_ms}; {wal} PRAGMA synchronous = NORMAL; \
                  PRAGMA foreign_keys = ON; PRAGMA temp_store = MEMORY;"
             );
             if let Some(pages) = max_pages {
@@ -246,4 +320,17 @@ async fn set_up(
     };
     sqlx::raw_sql(sqlx::AssertSqlSafe(text)).execute(db).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_opened_as_it_is_is_never_made() {
+        assert_eq!(not_created("/x/store.db?mode=rwc"), "/x/store.db?mode=rw");
+        assert_eq!(not_created("store.db"), "store.db?mode=rw");
+        assert_eq!(not_created("//x?cache=shared&mode=rwc"), "//x?cache=shared&mode=rw");
+        assert_eq!(not_created("x?mode=ro"), "x?mode=ro");
+    }
 }

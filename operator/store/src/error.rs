@@ -17,9 +17,12 @@ pub enum StoreError {
     /// The database took too long.
     #[error("database did not answer within {seconds} s")]
     Slow { seconds: u64 },
-    /// What is stored, or a backup file, cannot be read.
+    /// What is stored cannot be read.
     #[error("stored data cannot be read: {0}")]
     Corrupt(String),
+    /// A backup file is not whole, or none.
+    #[error("backup cannot be read: {0}")]
+    Backup(String),
     /// The database itself says that it is damaged.
     #[error("database is damaged")]
     Damaged(#[source] sqlx::Error),
@@ -54,12 +57,21 @@ impl StoreError {
             StoreError::Locked(_) => "locked",
             StoreError::Full(_) => "full",
             StoreError::Away(_) | StoreError::Slow { .. } => "away",
-            StoreError::Corrupt(_) | StoreError::Damaged(_) => "corrupt",
+            StoreError::Corrupt(_) | StoreError::Backup(_) | StoreError::Damaged(_) => "corrupt",
             StoreError::Schema(_) | StoreError::Url(_) => "schema",
             StoreError::Conflict(_) | StoreError::NotEmpty { .. } => "conflict",
             StoreError::File { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => "full",
             StoreError::File { .. } => "away",
             StoreError::Bug(_) => "bug",
+        }
+    }
+
+    /// True if the database takes no writes, whatever they are: its disk is full, or it can only be read.
+    pub(crate) fn refuses_writes(&self) -> bool {
+        match self {
+            StoreError::Full(_) => true,
+            StoreError::Away(sqlx::Error::Database(error)) => read_only(&error.code().unwrap_or_default()),
+            _ => false,
         }
     }
 
@@ -136,9 +148,24 @@ fn class(code: &str) -> Class {
     }
 }
 
+/// SQLite: read only, input/output; PostgreSQL: a standby.
+fn read_only(code: &str) -> bool {
+    code == "25006" || (code.len() < 5 && code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 8 | 10)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_database_that_can_only_be_read_is_known_by_its_code() {
+        for code in ["8", "1288", "778", "10", "25006"] {
+            assert!(read_only(code), "{code}");
+        }
+        for code in ["5", "13", "14", "57P01", "08006", "00008", ""] {
+            assert!(!read_only(code), "{code}");
+        }
+    }
 
     #[test]
     fn codes_of_both_databases_are_sorted_by_what_to_do() {

@@ -36,7 +36,9 @@ pub struct Stored {
     pub duplicates: usize,
     /// The greatest `seq` of the report; with no items, of the stream. Everything up to it needs no second sending.
     pub acked: u64,
-    /// A fault appeared, changed or went.
+    /// The greatest `seq` of the stream that was known before.
+    pub before: u64,
+    /// A fault appeared, changed or went, or one that stands was said again.
     pub faults_changed: bool,
 }
 
@@ -109,6 +111,7 @@ impl Store {
                 let Some(stream) = streams.get_mut(&report.key()) else {
                     continue;
                 };
+                answer.before = stream.max_before.cast_unsigned();
                 for item in &report.items {
                     let seq = item.seq.cast_signed();
                     answer.acked = answer.acked.max(item.seq);

@@ -30,7 +30,9 @@ struct Fault {
     action: String,
     detail: String,
     since_ms: i64,
-    /// (stream, seq) of the item that it rests on.
+    /// When the newest item that it rests on came in. Never goes back: a clock that was set back makes no news old.
+    last_ms: i64,
+    /// (stream, seq) of that item.
     order: (i64, i64),
     changed: bool,
 }
@@ -71,6 +73,7 @@ pub(crate) async fn apply(
             action: said.finding.action.as_str().to_owned(),
             detail: clean(&said.finding.detail, LINE),
             since_ms: at_ms,
+            last_ms: at_ms,
             order,
             changed: true,
         };
@@ -90,11 +93,12 @@ pub(crate) async fn apply(
             // Older than what is known: came late, changes nothing.
             Some(fault) if fault.order >= order => {}
             Some(fault) => {
-                if fault.standing != next.standing || (next.standing && fault.action != next.action) {
+                // Said again is news, too: whoever believes that it is gone has to look anew.
+                if fault.standing || next.standing {
                     changed.insert(report);
                 }
                 let since_ms = if fault.standing && next.standing { fault.since_ms } else { at_ms };
-                *fault = Fault { since_ms, ..next };
+                *fault = Fault { since_ms, last_ms: fault.last_ms.max(at_ms), ..next };
             }
         }
     }
@@ -126,9 +130,10 @@ fn said(body: &ItemBody) -> Option<Said<'_>> {
 async fn stored(db: &mut AnyConnection, serials: &[&Serial]) -> Result<HashMap<Key, Fault>, StoreError> {
     let mut faults = HashMap::new();
     for chunk in serials.chunks(CHUNK) {
-        let mut query =
-            sql("SELECT serial, code, device, source, standing, action, detail, since_ms, stream, seq \
-             FROM faults WHERE serial IN ");
+        let mut query = sql(
+            "SELECT serial, code, device, source, standing, action, detail, since_ms, stream, seq, last_ms \
+             FROM faults WHERE serial IN ",
+        );
         query.list(chunk.iter().map(|serial| serial.as_str()));
         for row in query.all(db).await? {
             let key = Key {
@@ -142,6 +147,7 @@ async fn stored(db: &mut AnyConnection, serials: &[&Serial]) -> Result<HashMap<K
                 action: col(&row, 5)?,
                 detail: col(&row, 6)?,
                 since_ms: col(&row, 7)?,
+                last_ms: col(&row, 10)?,
                 order: (col(&row, 8)?, col(&row, 9)?),
                 changed: false,
             };
@@ -156,16 +162,16 @@ async fn write(db: &mut AnyConnection, faults: &HashMap<Key, Fault>) -> Result<(
     changed.sort_by_key(|(key, _)| *key);
     for chunk in changed.chunks(CHUNK) {
         let mut upsert = sql("INSERT INTO faults \
-             (serial, code, device, source, standing, action, detail, since_ms, stream, seq) VALUES ");
+             (serial, code, device, source, standing, action, detail, since_ms, stream, seq, last_ms) VALUES ");
         upsert.rows(chunk, |fields, (key, fault)| {
             fields.put(key.serial.as_str()).put(key.code.as_str()).put(key.device.as_str()).put(key.source);
             fields.put(i64::from(fault.standing)).put(fault.action.as_str()).put(fault.detail.as_str());
-            fields.put(fault.since_ms).put(fault.order.0).put(fault.order.1);
+            fields.put(fault.since_ms).put(fault.order.0).put(fault.order.1).put(fault.last_ms);
         });
         upsert.push(
             " ON CONFLICT (serial, code, device, source) DO UPDATE SET standing = excluded.standing, \
              action = excluded.action, detail = excluded.detail, since_ms = excluded.since_ms, \
-             stream = excluded.stream, seq = excluded.seq",
+             stream = excluded.stream, seq = excluded.seq, last_ms = excluded.last_ms",
         );
         upsert.run(db).await?;
     }
@@ -173,15 +179,20 @@ async fn write(db: &mut AnyConnection, faults: &HashMap<Key, Fault>) -> Result<(
 }
 
 impl Store {
-    /// Forgets the faults that stand: the blade is proven anew from here. Evidence that came before cannot bring them
-    /// back; what the agent says from now on can. Answers how many stood.
-    pub async fn clear_faults(&self, serial: &Serial) -> Result<u64, StoreError> {
+    /// Forgets the faults that stand and were last heard of before `before_ms`: a run that was made then has proven the
+    /// blade anew. What was said later stands. Evidence that came before cannot bring the others back; what the agent says
+    /// from now on can. Answers how many went.
+    pub async fn clear_faults(&self, serial: &Serial, before_ms: i64) -> Result<u64, StoreError> {
         self.within(async {
             let mut db = self.write().await?;
-            let cleared = sql("UPDATE faults SET standing = 0 WHERE serial = $1 AND standing = 1")
-                .bind(serial.as_str())
-                .run(&mut db)
-                .await?;
+            // A report of this blade that is being stored comes before or after this, never beside it.
+            self.places_for_update(&mut db, &[serial]).await?;
+            let cleared =
+                sql("UPDATE faults SET standing = 0 WHERE serial = $1 AND standing = 1 AND last_ms < $2")
+                    .bind(serial.as_str())
+                    .bind(before_ms)
+                    .run(&mut db)
+                    .await?;
             db.commit().await?;
             Ok(cleared)
         })

@@ -41,6 +41,9 @@ pub enum TokenUse {
     Repeated {
         blade: BladeName,
     },
+    /// This machine has used it, and is not the blade any more: another one replaced it, or it joined anew with other keys.
+    /// What was revoked then stays so.
+    Replaced,
     /// Another machine has used it.
     UsedByOther {
         instance: String,
@@ -63,6 +66,8 @@ pub struct Identity {
     pub instance: Option<String>,
     pub report_key: Option<String>,
     pub joined_ms: Option<i64>,
+    /// The boot that its agent last spoke of, where it says one.
+    pub boot_id: Option<String>,
     /// Two machines claim the serial: what was seen, and when.
     pub conflict: Option<(String, i64)>,
     pub last_seen_ms: Option<i64>,
@@ -80,6 +85,20 @@ impl Identity {
             .iter()
             .any(|certificate| certificate.cert_serial == cert_serial && certificate.revoked_ms.is_some())
     }
+}
+
+/// Former boots that are remembered of a blade; two machines that take turns are found out with one.
+const MAX_BOOTS: usize = 32;
+
+/// What a boot id says of the machine that sent it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BootSeen {
+    /// It is the one that was heard last.
+    Same,
+    /// It was never heard of: the machine was started again. It is the last one now.
+    New,
+    /// Another one was heard since: two machines speak for this blade. Nothing has changed.
+    Returned,
 }
 
 /// A certificate that was handed out.
@@ -151,9 +170,12 @@ impl Store {
         self.within(async {
             let mut db = self.write().await?;
             let mut query = sql("SELECT serial, expires_ms, used_ms, used_instance, used_key, \
-                 (SELECT name FROM blades WHERE blades.serial = tokens.serial) FROM tokens WHERE sha256 = $1");
+                 (SELECT name FROM blades WHERE blades.serial = tokens.serial), \
+                 (SELECT COUNT(*) FROM identities i WHERE i.serial = tokens.serial AND i.joined = 1 \
+                 AND i.instance = tokens.used_instance AND i.report_key = $1) FROM tokens WHERE sha256 = $2");
             query.push(self.for_update());
-            let Some(row) = query.bind(join.token_sha256.as_str()).maybe(&mut db).await? else {
+            let query = query.bind(clean(&join.report_key, WORD)).bind(join.token_sha256.as_str());
+            let Some(row) = query.maybe(&mut db).await? else {
                 return Ok(TokenUse::Unknown);
             };
             let issued_for: Serial = word(&row, 0)?;
@@ -166,10 +188,11 @@ impl Store {
             if col::<Option<i64>>(&row, 2)?.is_some() {
                 let instance = col::<Option<String>>(&row, 3)?.unwrap_or_default();
                 let same = instance == join.instance && col::<Option<&str>>(&row, 4)? == Some(key.as_str());
-                return Ok(if same {
-                    TokenUse::Repeated { blade }
-                } else {
-                    TokenUse::UsedByOther { instance }
+                let still = col::<i64>(&row, 6)? == 1;
+                return Ok(match (same, still) {
+                    (true, true) => TokenUse::Repeated { blade },
+                    (true, false) => TokenUse::Replaced,
+                    (false, _) => TokenUse::UsedByOther { instance },
                 });
             }
             if col::<i64>(&row, 1)? <= at_ms {
@@ -192,7 +215,8 @@ impl Store {
             sql("INSERT INTO identities (serial, joined, instance, report_key, joined_ms, last_seen_ms) \
                  VALUES ($1, 1, $2, $3, $4, $5) ON CONFLICT (serial) DO UPDATE SET joined = 1, \
                  instance = excluded.instance, report_key = excluded.report_key, \
-                 joined_ms = excluded.joined_ms, last_seen_ms = excluded.last_seen_ms")
+                 joined_ms = excluded.joined_ms, last_seen_ms = excluded.last_seen_ms, \
+                 boot_id = NULL, former_boots = '[]'")
             .bind(join.serial.as_str())
             .bind(clean(&join.instance, WORD))
             .bind(clean(&join.report_key, WORD))
@@ -212,7 +236,7 @@ impl Store {
         self.within(async {
             let mut db = self.read().await?;
             let row = sql("SELECT b.name, i.joined, i.instance, i.report_key, i.joined_ms, i.conflict, \
-                 i.conflict_ms, i.last_seen_ms, i.facts, i.stats \
+                 i.conflict_ms, i.last_seen_ms, i.facts, i.stats, i.boot_id \
                  FROM identities i JOIN blades b ON b.serial = i.serial WHERE i.serial = $1")
             .bind(serial.as_str())
             .maybe(&mut db)
@@ -241,6 +265,7 @@ impl Store {
                 instance: col(&row, 2)?,
                 report_key: col(&row, 3)?,
                 joined_ms: col(&row, 4)?,
+                boot_id: col(&row, 10)?,
                 conflict: col::<Option<String>>(&row, 5)?.zip(col(&row, 6)?),
                 last_seen_ms: col(&row, 7)?,
                 facts: col::<Option<&str>>(&row, 8)?.map(from_json).transpose()?,
@@ -299,6 +324,38 @@ impl Store {
         .await
     }
 
+    /// Takes note of the boot that a blade's agent speaks of. One of a blade that never joined is as good as new.
+    pub async fn boot_seen(&self, serial: &Serial, boot_id: &str) -> Result<BootSeen, StoreError> {
+        self.within(async {
+            let mut db = self.write().await?;
+            let mut query = sql("SELECT boot_id, former_boots FROM identities WHERE serial = $1");
+            query.push(self.for_update());
+            let Some(row) = query.bind(serial.as_str()).maybe(&mut db).await? else {
+                return Ok(BootSeen::New);
+            };
+            let boot_id = clean(boot_id, WORD);
+            let last: Option<String> = col(&row, 0)?;
+            if last.as_ref() == Some(&boot_id) {
+                return Ok(BootSeen::Same);
+            }
+            let mut former: Vec<String> = from_json(col(&row, 1)?)?;
+            if former.contains(&boot_id) {
+                return Ok(BootSeen::Returned);
+            }
+            former.extend(last);
+            former.drain(..former.len().saturating_sub(MAX_BOOTS));
+            sql("UPDATE identities SET boot_id = $1, former_boots = $2 WHERE serial = $3")
+                .bind(boot_id)
+                .bind(json(&former)?)
+                .bind(serial.as_str())
+                .run(&mut db)
+                .await?;
+            db.commit().await?;
+            Ok(BootSeen::New)
+        })
+        .await
+    }
+
     /// Forgets who speaks for a blade: its certificates are revoked, its tokens void, a conflict is over. It has to join
     /// again, with a new token. False if there was no identity.
     pub async fn reset_identity(&self, serial: &Serial, at_ms: i64) -> Result<bool, StoreError> {
@@ -312,7 +369,7 @@ impl Store {
             sql("DELETE FROM tokens WHERE serial = $1").bind(serial.as_str()).run(&mut db).await?;
             let reset = sql(
                 "UPDATE identities SET joined = 0, instance = NULL, report_key = NULL, conflict = NULL, \
-                 conflict_ms = NULL WHERE serial = $1",
+                 conflict_ms = NULL, boot_id = NULL, former_boots = '[]' WHERE serial = $1",
             )
             .bind(serial.as_str())
             .run(&mut db)

@@ -4,6 +4,7 @@
 //! transaction unless it says otherwise: it happens as a whole or not at all. What the rules of a site forbid, a second
 //! verdict for a run, a second run of a busy blade, the same evidence twice, the schema itself refuses.
 
+mod aside;
 mod audit;
 mod backup;
 mod blades;
@@ -24,7 +25,9 @@ mod site;
 mod sql;
 mod terms;
 mod transitions;
+mod writes;
 
+pub use aside::aside;
 pub use audit::{AUDIT_KEPT, AuditRow, UNEXPECTED_KEPT, UnexpectedRow};
 pub use backup::Backup;
 pub use blades::{ExpectedBlade, UpsertOutcome};
@@ -33,7 +36,7 @@ pub use db::{Backend, Store, StoreOptions};
 pub use error::StoreError;
 pub use evidence::{NewReport, NotStored, Stored};
 pub use history::{BladeHistory, PastCase, PlaceRow, TransitionRow, VerdictRow};
-pub use identity::{AgentStats, Certificate, Identity, Join, NewToken, Seen, TokenUse};
+pub use identity::{AgentStats, BootSeen, Certificate, Identity, Join, NewToken, Seen, TokenUse};
 pub use items::{EvidenceKind, EvidenceRow};
 pub use restore::restore;
 pub use results::{ResultStored, RunResultRow, StoredReport};

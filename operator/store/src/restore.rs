@@ -10,25 +10,33 @@ use sha2::Digest;
 use sqlx::AnyConnection;
 
 use crate::backup::{Backup, EndLine, FORMAT, Header, TABLES, TableLine};
-use crate::db::{Backend, Store, StoreOptions};
+use crate::db::{Backend, Journal, Store, StoreOptions};
 use crate::error::StoreError;
 use crate::schema::{self, Kind};
-use crate::sql::{CHUNK, Fields, col, from_json, sql};
+use crate::sql::{CHUNK, Fields, col, sql};
 
 /// Longest line: one result with its report and samples, base64.
 const MAX_LINE: u64 = 256 << 20;
 /// Bytes of rows that go into one statement.
 const MAX_STATEMENT: usize = 8 << 20;
 
+/// Numbers go on at least so far above those of the backup.
+const LEAP: i64 = 10_000;
+
 /// Fills an empty database from a backup of either kind of database; one of an older schema is brought up to date. The
 /// file's checksum is verified before anything is changed, and all changes are one transaction.
+///
+/// What was numbered after the backup is forgotten here, but not elsewhere: agents refuse a run whose number is not above
+/// that of their last one, and the schema of the blades' objects a sequence below the one that they show. So the numbers of
+/// runs and cases and the blades' sequences go on from the time of the restore in seconds since 1970: far above whatever was
+/// given after the backup, and after an earlier restore of the same one, as long as fewer than one a second are given.
 ///
 /// # Errors
 /// `corrupt` for a file that is no whole backup, `schema` for one of a newer program, `conflict` for a database that holds
 /// rows.
-pub async fn restore(url: &str, from: &Path) -> Result<Backup, StoreError> {
+pub async fn restore(url: &str, from: &Path, now_ms: i64) -> Result<Backup, StoreError> {
     let backup = verify(from)?;
-    let store = Store::connect(url, &StoreOptions::default()).await?;
+    let store = Store::connect(url, &StoreOptions::default(), Journal::Wal).await?;
     let mut db = store.write().await?;
     make_empty(&mut db, store.backend).await?;
     schema::migrate(&mut db, store.backend, backup.schema).await?;
@@ -41,25 +49,50 @@ pub async fn restore(url: &str, from: &Path) -> Result<Backup, StoreError> {
         if line.starts_with('[') {
             loader.row(&mut db, &line).await?;
         } else if line.starts_with("{\"table\"") {
-            loader.begin(&mut db, from_json(&line)?).await?;
+            loader.begin(&mut db, parsed(&line)?).await?;
         }
     }
     loader.flush(&mut db).await?;
-    if store.backend == Backend::Postgres {
-        // The counters of numbers that were given: the next is above all of them.
-        for (table, column) in [("runs", "run"), ("streams", "id"), ("cases", "id"), ("audit", "id")] {
-            sql(&format!(
-                "SELECT setval(pg_get_serial_sequence('{table}', '{column}'), COALESCE(MAX({column}), 0) + 1, false) \
-                 FROM {table}"
-            ))
-            .all(&mut db)
-            .await?;
-        }
-    }
+    count_on(&mut db, store.backend, now_ms / 1000).await?;
     schema::migrate(&mut db, store.backend, schema::VERSION).await?;
     db.commit().await?;
     store.close().await;
     Ok(backup)
+}
+
+/// Sets the counters of numbers that were given: the next is above all of them, and above those that the backup knows
+/// nothing of. Streams are told by their names and the audit's numbers stay here: these two leave no gap.
+async fn count_on(db: &mut AnyConnection, backend: Backend, now_s: i64) -> Result<(), StoreError> {
+    for (table, column, leaps) in
+        [("runs", "run", true), ("cases", "id", true), ("streams", "id", false), ("audit", "id", false)]
+    {
+        let last = sql(&format!("SELECT COALESCE(MAX({column}), 0) FROM {table}")).one(db).await?;
+        let last: i64 = col(&last, 0)?;
+        let last = if leaps { last.saturating_add(LEAP).max(now_s) } else { last };
+        match backend {
+            Backend::Postgres => {
+                let next = last.saturating_add(1);
+                let counter = format!("pg_get_serial_sequence('{table}', '{column}')");
+                sql(&format!("SELECT setval({counter}, {next}, false)")).all(db).await?;
+            }
+            Backend::Sqlite => {
+                sql("DELETE FROM sqlite_sequence WHERE name = $1").bind(table).run(db).await?;
+                sql("INSERT INTO sqlite_sequence (name, seq) VALUES ($1, $2)")
+                    .bind(table)
+                    .bind(last)
+                    .run(db)
+                    .await?;
+            }
+        }
+    }
+    sql("UPDATE blades SET sequence = CASE WHEN sequence + $1 > $2 THEN sequence + $3 ELSE $4 END")
+        .bind(LEAP)
+        .bind(now_s)
+        .bind(LEAP)
+        .bind(now_s)
+        .run(db)
+        .await?;
+    Ok(())
 }
 
 /// Removes the tables of a database that has none of our rows: another version's, perhaps.
@@ -80,6 +113,13 @@ async fn make_empty(db: &mut AnyConnection, backend: Backend) -> Result<(), Stor
     Ok(())
 }
 
+fn parsed<T: serde::de::DeserializeOwned>(line: &str) -> Result<T, StoreError> {
+    serde_json::from_str(line).map_err(|error| {
+        let start: String = line.chars().take(80).collect();
+        StoreError::Backup(format!("{error} in {start:?}"))
+    })
+}
+
 /// The lines of a backup, each with a bound.
 struct Lines {
     input: BufReader<zstd::stream::read::Decoder<'static, BufReader<File>>>,
@@ -96,7 +136,7 @@ impl Lines {
     }
 
     fn bad(&self, what: impl std::fmt::Display) -> StoreError {
-        StoreError::Corrupt(format!("{}: {what}", self.path.display()))
+        StoreError::Backup(format!("{}: {what}", self.path.display()))
     }
 
     /// The next line without its end.
@@ -114,7 +154,7 @@ impl Lines {
         }
         match std::str::from_utf8(&self.line) {
             Ok(line) => Ok(Some(line)),
-            Err(error) => Err(StoreError::Corrupt(format!("{}: {error}", self.path.display()))),
+            Err(error) => Err(StoreError::Backup(format!("{}: {error}", self.path.display()))),
         }
     }
 }
@@ -146,7 +186,7 @@ fn verify(path: &Path) -> Result<Backup, StoreError> {
     loop {
         let Some(line) = lines.next()? else { return Err(lines.bad("cut off: its end line is missing")) };
         if line.starts_with("{\"end\"") {
-            let end: EndLine = from_json(line)?;
+            let end: EndLine = parsed(line)?;
             if end.sha256 != hex::encode(hash.finalize()) || end.rows != rows {
                 return Err(lines.bad("checksum is wrong: the file was changed or damaged"));
             }
@@ -175,21 +215,18 @@ impl Loader {
     async fn begin(&mut self, db: &mut AnyConnection, table: TableLine) -> Result<(), StoreError> {
         self.flush(db).await?;
         if !TABLES.iter().any(|(name, _)| *name == table.table) {
-            return Err(StoreError::Corrupt(format!("backup has an unknown table {:?}", table.table)));
+            return Err(StoreError::Backup(format!("backup has an unknown table {:?}", table.table)));
         }
         self.kinds = schema::columns(db, self.backend, &table.table).await?.into_iter().collect();
         if let Some(column) = table.columns.iter().find(|column| !self.kinds.contains_key(*column)) {
-            return Err(StoreError::Corrupt(format!(
-                "backup has an unknown column {}.{column}",
-                table.table
-            )));
+            return Err(StoreError::Backup(format!("backup has an unknown column {}.{column}", table.table)));
         }
         self.table = Some(table);
         Ok(())
     }
 
     async fn row(&mut self, db: &mut AnyConnection, line: &str) -> Result<(), StoreError> {
-        self.rows.push(from_json(line)?);
+        self.rows.push(parsed(line)?);
         self.bytes += line.len();
         if self.rows.len() >= CHUNK || self.bytes >= MAX_STATEMENT {
             self.flush(db).await?;
@@ -204,7 +241,7 @@ impl Loader {
             return if rows.is_empty() {
                 Ok(())
             } else {
-                Err(StoreError::Corrupt("backup has rows without a table".into()))
+                Err(StoreError::Backup("backup has rows without a table".into()))
             };
         };
         let kinds: Vec<Kind> =
@@ -214,7 +251,7 @@ impl Loader {
         };
         if let Some(row) = rows.iter().find(|row| !fit(row)) {
             let start: String = format!("{row:?}").chars().take(80).collect();
-            return Err(StoreError::Corrupt(format!(
+            return Err(StoreError::Backup(format!(
                 "backup has a row that does not fit {}: {start}",
                 table.table
             )));

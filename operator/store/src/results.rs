@@ -5,6 +5,7 @@ use whetstone_model::ids::{RunId, Serial};
 use whetstone_model::verdict::Outcome;
 use whetstone_model::wire::MAX_RESULT;
 
+use crate::aside::aside;
 use crate::db::Store;
 use crate::error::StoreError;
 use crate::sql::{CHUNK, LINE, WORD, clean, col, json, sql, word};
@@ -42,6 +43,8 @@ pub enum ResultStored {
     NoSuchRun,
     /// The run was given up or taken back before; its result counts no more.
     Over,
+    /// It is the result of an earlier run of this blade, byte for byte.
+    OfOtherRun(RunId),
 }
 
 /// The files of a result.
@@ -74,13 +77,8 @@ fn unpack(run: RunId, bytes: &[u8]) -> Result<Vec<u8>, StoreError> {
     Ok(out)
 }
 
-/// Work of many milliseconds, off the threads that serve requests.
-async fn aside<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, StoreError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| Err(StoreError::Bug(sqlx::Error::Encode(Box::new(error)))))
+fn broken(error: tokio::task::JoinError) -> StoreError {
+    StoreError::Bug(sqlx::Error::Encode(Box::new(error)))
 }
 
 impl Store {
@@ -88,7 +86,7 @@ impl Store {
     pub async fn store_result(&self, result: RunResultRow, at_ms: i64) -> Result<ResultStored, StoreError> {
         self.within(async {
             let (report, samples) = (result.report_json, result.samples_jsonl);
-            let (report, samples) = aside(move || Ok((pack(&report)?, pack(&samples)?))).await?;
+            let (report, samples) = aside(move || Ok((pack(&report)?, pack(&samples)?)), broken).await?;
             let mut db = self.write().await?;
             let mut query = sql("SELECT state FROM runs WHERE run = $1 AND serial = $2");
             query.push(self.for_update());
@@ -105,6 +103,14 @@ impl Store {
                     return Ok(if same { ResultStored::Same } else { ResultStored::Different });
                 }
                 _ => return Ok(ResultStored::Over),
+            }
+            let of_other = sql("SELECT run FROM verdicts WHERE serial = $1 AND sha256 = $2 LIMIT 1")
+                .bind(result.serial.as_str())
+                .bind(clean(&result.sha256, WORD))
+                .maybe(&mut db)
+                .await?;
+            if let Some(row) = of_other {
+                return Ok(ResultStored::OfOtherRun(RunId(col(&row, 0)?)));
             }
             sql("INSERT INTO verdicts (run, serial, outcome, code, why, action, evidence, signer, sha256, at_ms) \
                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)")
@@ -162,7 +168,7 @@ impl Store {
             let Some(row) = row else { return Ok(None) };
             let (report, samples): (Vec<u8>, Vec<u8>) = (col(&row, 3)?, col(&row, 4)?);
             let (report_json, samples_jsonl) =
-                aside(move || Ok((unpack(run, &report)?, unpack(run, &samples)?))).await?;
+                aside(move || Ok((unpack(run, &report)?, unpack(run, &samples)?)), broken).await?;
             Ok(Some(StoredReport {
                 run,
                 serial: word(&row, 0)?,
@@ -194,10 +200,9 @@ impl Store {
             packed.retain(|(_, samples)| !samples.is_empty());
             packed.sort_by_key(|(run, _)| *run);
             packed.dedup_by_key(|(run, _)| *run);
-            aside(move || {
-                packed.into_iter().map(|(run, samples)| Ok((run, unpack(run, &samples)?))).collect()
-            })
-            .await
+            let unpacked =
+                move || packed.into_iter().map(|(run, samples)| Ok((run, unpack(run, &samples)?))).collect();
+            aside(unpacked, broken).await
         })
         .await
     }

@@ -1,7 +1,11 @@
 //! What is kept, and how much there is of it. Verdicts, transitions, cases, runs and places are kept for ever; of
 //! readings, a day whole, then one in a while, then none.
 
-use crate::db::Store;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use sqlx::AnyConnection;
+
+use crate::db::{Backend, Store};
 use crate::error::StoreError;
 use crate::items::EvidenceKind;
 use crate::sql::{CHUNK, col, sql};
@@ -48,56 +52,100 @@ pub struct Retained {
     pub done: bool,
 }
 
-/// Rows deleted in one transaction: a few milliseconds in which nobody else writes.
+/// Rows deleted in one transaction: some tens of milliseconds in which nobody else writes.
 const BATCH: i64 = 5_000;
-/// Transactions of each sort in one call.
+/// Transactions of each sort in one call; a step of the thinning that was begun is brought to its end.
 const BATCHES: usize = 100;
 
+/// A piece of evidence.
+type Key = (i64, i64);
+
 impl Store {
-    /// Removes what the policy does not keep, in small transactions, so that intake goes on between them.
+    /// Removes what the policy does not keep, in small transactions, so that intake goes on between them. What fails stops
+    /// nothing of the rest.
+    ///
+    /// # Errors
+    /// The first failure; what went well beside it is done.
     pub async fn retain(&self, policy: &RetainPolicy, now_ms: i64) -> Result<Retained, StoreError> {
         use EvidenceKind::{Appeared, Cleared, Kernel, Note, Reading};
         let mut retained = Retained { done: true, ..Retained::default() };
+        let mut tried = Tried::default();
+        let raw_ms = now_ms - policy.raw_evidence_ms;
+        let findings_ms = now_ms - policy.findings_ms;
         for kind in [Reading, Note] {
-            retained.raw +=
-                self.delete_old(kind, now_ms - policy.raw_evidence_ms, &mut retained.done).await?;
+            retained.raw += tried.rows(self.delete_old(kind, raw_ms, &mut retained.done).await);
         }
         for kind in [Appeared, Cleared, Kernel] {
-            retained.findings +=
-                self.delete_old(kind, now_ms - policy.findings_ms, &mut retained.done).await?;
+            retained.findings += tried.rows(self.delete_old(kind, findings_ms, &mut retained.done).await);
         }
-        retained.thinned = self.thin(policy, now_ms, &mut retained.done).await?;
-        self.within(async {
-            let mut db = self.write().await?;
-            retained.samples = sql("UPDATE results SET samples = $1 WHERE LENGTH(samples) > 0 AND run IN \
-                 (SELECT run FROM runs WHERE ended_ms < $2)")
-            .bind(Vec::<u8>::new())
-            .bind(now_ms - policy.samples_ms)
-            .run(&mut db)
-            .await?;
-            // A used token still tells a second machine from the first for a while.
-            retained.tokens =
-                sql("DELETE FROM tokens WHERE expires_ms < $1").bind(now_ms - 90 * DAY).run(&mut db).await?;
-            // One that has run out is still good for its renewal, 30 days long; the day more is for clocks that differ.
-            retained.certificates = sql("DELETE FROM certificates WHERE not_after_ms < $1")
-                .bind(now_ms - 31 * DAY)
-                .run(&mut db)
+        retained.thinned = tried.rows(self.thin(policy, now_ms, &mut retained.done).await);
+        for (rows, text, before_ms) in [
+            (
+                Some(&mut retained.samples),
+                "UPDATE results SET samples = $1 WHERE run IN (SELECT x.run FROM results x JOIN runs r ON r.run = x.run \
+                 WHERE LENGTH(x.samples) > 0 AND r.ended_ms < $2 LIMIT $3)",
+                now_ms - policy.samples_ms,
+            ),
+            (
+                Some(&mut retained.tokens),
+                "DELETE FROM tokens WHERE sha256 IN (SELECT sha256 FROM tokens WHERE expires_ms < $1 LIMIT $2)",
+                // A used token still tells a second machine from the first for a while.
+                now_ms - 90 * DAY,
+            ),
+            (
+                Some(&mut retained.certificates),
+                "DELETE FROM certificates WHERE cert_serial IN \
+                 (SELECT cert_serial FROM certificates WHERE not_after_ms < $1 LIMIT $2)",
+                // One that has run out is still good for its renewal, 30 days long; the day more is for clocks that differ.
+                now_ms - 31 * DAY,
+            ),
+            (
+                // Faults that went, and streams that ended, without any evidence left of them.
+                None,
+                "DELETE FROM faults WHERE (serial, code, device, source) IN \
+                 (SELECT serial, code, device, source FROM faults WHERE standing = 0 AND last_ms < $1 LIMIT $2)",
+                findings_ms,
+            ),
+            (
+                None,
+                "DELETE FROM streams WHERE id IN (SELECT s.id FROM streams s WHERE s.last_ms < $1 AND s.items = 0 \
+                 AND NOT EXISTS (SELECT 1 FROM evidence e WHERE e.stream = s.id) LIMIT $2)",
+                findings_ms,
+            ),
+        ] {
+            let done = tried.rows(self.clean_up(text, before_ms, &mut retained.done).await);
+            if let Some(rows) = rows {
+                *rows = done;
+            }
+        }
+        tried.failed.map_or(Ok(retained), Err)
+    }
+
+    /// One statement again and again, each time for a batch of what is older.
+    async fn clean_up(&self, text: &str, before_ms: i64, done: &mut bool) -> Result<u64, StoreError> {
+        let mut changed = 0;
+        for _ in 0..BATCHES {
+            let rows = self
+                .within(async {
+                    let mut db = self.write().await?;
+                    let mut statement = sql(text);
+                    if text.starts_with("UPDATE") {
+                        statement = statement.bind(Vec::<u8>::new());
+                    }
+                    let rows = statement.bind(before_ms).bind(BATCH).run(&mut db).await?;
+                    if rows > 0 {
+                        db.commit().await?;
+                    }
+                    Ok(rows)
+                })
                 .await?;
-            // Faults that went, and streams that ended, without any evidence left of them.
-            sql("DELETE FROM faults WHERE standing = 0 AND since_ms < $1")
-                .bind(now_ms - policy.findings_ms)
-                .run(&mut db)
-                .await?;
-            sql("DELETE FROM streams WHERE last_ms < $1 AND items = 0 \
-                 AND NOT EXISTS (SELECT 1 FROM evidence e WHERE e.stream = streams.id)")
-            .bind(now_ms - policy.findings_ms)
-            .run(&mut db)
-            .await?;
-            db.commit().await?;
-            Ok(())
-        })
-        .await?;
-        Ok(retained)
+            changed += rows;
+            if rows < BATCH.cast_unsigned() {
+                return Ok(changed);
+            }
+        }
+        *done = false;
+        Ok(changed)
     }
 
     async fn delete_old(
@@ -108,15 +156,23 @@ impl Store {
     ) -> Result<u64, StoreError> {
         let mut deleted = 0;
         for _ in 0..BATCHES {
-            let rows = self
-                .delete_some(
-                    "SELECT stream, seq FROM evidence WHERE kind = $1 AND received_ms < $2 \
-                     ORDER BY received_ms, stream, seq LIMIT $3",
-                    &[kind.number(), before_ms, BATCH],
-                )
+            let keys = self
+                .within(async {
+                    let mut db = self.read().await?;
+                    let rows = sql("SELECT stream, seq FROM evidence WHERE kind = $1 AND received_ms < $2 \
+                         ORDER BY received_ms, stream, seq LIMIT $3")
+                    .bind(kind.number())
+                    .bind(before_ms)
+                    .bind(BATCH)
+                    .all(&mut db)
+                    .await?;
+                    rows.iter()
+                        .map(|row| Ok((col(row, 0)?, col(row, 1)?)))
+                        .collect::<Result<Vec<Key>, StoreError>>()
+                })
                 .await?;
-            deleted += rows;
-            if rows < BATCH.cast_unsigned() {
+            deleted += self.delete(&keys).await?;
+            if keys.len() < BATCH as usize {
                 return Ok(deleted);
             }
         }
@@ -124,12 +180,13 @@ impl Store {
         Ok(deleted)
     }
 
-    /// Thins step by step from where the last call ended.
+    /// Thins step by step from where the last call ended. The mark moves when a step is done; one that was cut short is
+    /// begun anew, and keeps the same readings.
     async fn thin(&self, policy: &RetainPolicy, now_ms: i64, done: &mut bool) -> Result<u64, StoreError> {
         let step = policy.thin_step_ms.max(1);
         let end = (now_ms - policy.thin_after_ms).div_euclid(step) * step;
-        let mut thinned = 0;
-        for _ in 0..BATCHES {
+        let (mut thinned, mut batches) = (0, 0);
+        while batches < BATCHES {
             let (from, oldest) = self.thin_from().await?;
             // Straight to the first step that has readings.
             let Some(oldest) = oldest else { return Ok(thinned) };
@@ -137,18 +194,57 @@ impl Store {
             if from >= end {
                 return Ok(thinned);
             }
-            thinned += self
-                .delete_some(
-                    "SELECT stream, seq FROM (SELECT stream, seq, ROW_NUMBER() OVER \
-                     (PARTITION BY stream, code, device ORDER BY seq) AS n FROM evidence \
-                     WHERE kind = $1 AND received_ms >= $2 AND received_ms < $3) AS numbered WHERE n > 1",
-                    &[EvidenceKind::Reading.number(), from, from + step],
-                )
-                .await?;
+            let mut kept = Kept::default();
+            let mut after = (from, i64::MIN, i64::MIN);
+            loop {
+                let (surplus, last) = self.surplus(after, from + step, &mut kept).await?;
+                thinned += self.delete(&surplus).await?;
+                batches += 1;
+                let Some(last) = last else { break };
+                after = last;
+            }
             self.set_thinned(from + step).await?;
         }
         *done = false;
         Ok(thinned)
+    }
+
+    /// Of the readings that follow `after` a batch: those that are not their step's first of their sort, and the last one
+    /// looked at; `None` if there are no more before `end`.
+    async fn surplus(
+        &self,
+        after: (i64, i64, i64),
+        end: i64,
+        kept: &mut Kept,
+    ) -> Result<(Vec<Key>, Option<(i64, i64, i64)>), StoreError> {
+        self.within(async {
+            let mut db = self.read().await?;
+            // The first bound is for the index, which knows no other column of the second.
+            let rows = sql("SELECT received_ms, stream, seq, code, device FROM evidence WHERE kind = $1 \
+                 AND received_ms >= $2 AND received_ms < $3 AND (received_ms, stream, seq) > ($4, $5, $6) \
+                 ORDER BY received_ms, stream, seq LIMIT $7")
+            .bind(EvidenceKind::Reading.number())
+            .bind(after.0)
+            .bind(end)
+            .bind(after.0)
+            .bind(after.1)
+            .bind(after.2)
+            .bind(BATCH)
+            .all(&mut db)
+            .await?;
+            drop(db);
+            let mut surplus = Vec::new();
+            let mut last = None;
+            for row in &rows {
+                let (received_ms, stream, seq): (i64, i64, i64) = (col(row, 0)?, col(row, 1)?, col(row, 2)?);
+                if !kept.first(stream, col(row, 3)?, col(row, 4)?) {
+                    surplus.push((stream, seq));
+                }
+                last = Some((received_ms, stream, seq));
+            }
+            Ok((surplus, last.filter(|_| rows.len() >= BATCH as usize)))
+        })
+        .await
     }
 
     async fn thin_from(&self) -> Result<(i64, Option<i64>), StoreError> {
@@ -180,32 +276,36 @@ impl Store {
         .await
     }
 
-    /// Deletes the evidence that a query names, and raises its streams' floors, so that a replay stays known.
-    async fn delete_some(&self, which: &str, arguments: &[i64]) -> Result<u64, StoreError> {
+    /// Deletes a batch of evidence, and raises its streams' floors, so that a replay stays known. What another has deleted
+    /// meanwhile is not counted twice.
+    async fn delete(&self, keys: &[Key]) -> Result<u64, StoreError> {
+        if keys.is_empty() {
+            return Ok(0);
+        }
         self.within(async {
             let mut db = self.write().await?;
-            let mut query = sql(which);
-            for argument in arguments {
-                query = query.bind(*argument);
-            }
-            let mut keys: Vec<(i64, i64)> = Vec::new();
-            for row in query.all(&mut db).await? {
-                keys.push((col(&row, 0)?, col(&row, 1)?));
-            }
-            keys.sort_unstable();
-            let mut floors: Vec<(i64, i64, i64)> = Vec::new();
-            for (stream, seq) in &keys {
-                match floors.last_mut().filter(|(last, ..)| last == stream) {
-                    Some((_, floor, count)) => {
-                        *floor = *seq;
-                        *count += 1;
-                    }
-                    None => floors.push((*stream, *seq, 1)),
+            self.lock_streams(&mut db, keys).await?;
+            let mut gone: Vec<Key> = Vec::with_capacity(keys.len());
+            for chunk in keys.chunks(CHUNK) {
+                let mut delete = sql("DELETE FROM evidence WHERE (stream, seq) IN (VALUES ");
+                delete.rows(chunk, |fields, (stream, seq)| {
+                    fields.put(*stream).put(*seq);
+                });
+                delete.push(") RETURNING stream, seq");
+                for row in delete.all(&mut db).await? {
+                    gone.push((col(&row, 0)?, col(&row, 1)?));
                 }
             }
+            let mut floors: BTreeMap<i64, (i64, i64)> = BTreeMap::new();
+            for (stream, seq) in &gone {
+                let (floor, count) = floors.entry(*stream).or_insert((*seq, 0));
+                *floor = (*floor).max(*seq);
+                *count += 1;
+            }
+            let floors: Vec<_> = floors.into_iter().collect();
             for chunk in floors.chunks(CHUNK) {
                 let mut update = sql("WITH v (id, floor, gone) AS (VALUES ");
-                update.rows(chunk, |fields, (stream, floor, count)| {
+                update.rows(chunk, |fields, (stream, (floor, count))| {
                     fields.put(*stream).put(*floor).put(*count);
                 });
                 update.push(
@@ -215,19 +315,23 @@ impl Store {
                 );
                 update.run(&mut db).await?;
             }
-            let mut deleted = 0;
-            for chunk in keys.chunks(CHUNK) {
-                let mut delete = sql("DELETE FROM evidence WHERE (stream, seq) IN (VALUES ");
-                delete.rows(chunk, |fields, (stream, seq)| {
-                    fields.put(*stream).put(*seq);
-                });
-                delete.push(")");
-                deleted += delete.run(&mut db).await?;
-            }
             db.commit().await?;
-            Ok(deleted)
+            Ok(gone.len() as u64)
         })
         .await
+    }
+
+    /// In the order in which intake locks them: the two cannot wait for each other.
+    async fn lock_streams(&self, db: &mut AnyConnection, keys: &[Key]) -> Result<(), StoreError> {
+        if self.backend == Backend::Sqlite {
+            return Ok(());
+        }
+        let streams: BTreeSet<i64> = keys.iter().map(|(stream, _)| *stream).collect();
+        let mut query = sql("SELECT id FROM streams WHERE id IN ");
+        query.list(streams);
+        query.push(" ORDER BY serial, name").push(self.for_update());
+        query.all(db).await?;
+        Ok(())
     }
 
     /// Rows per table, for metrics. Evidence is counted as it comes and goes, not by reading it.
@@ -256,5 +360,46 @@ impl Store {
             names.into_iter().enumerate().map(|(number, name)| Ok((name, col(&row, number)?))).collect()
         })
         .await
+    }
+}
+
+/// What went wrong so far; the rest goes on.
+#[derive(Default)]
+struct Tried {
+    failed: Option<StoreError>,
+}
+
+impl Tried {
+    fn rows(&mut self, rows: Result<u64, StoreError>) -> u64 {
+        rows.unwrap_or_else(|error| {
+            tracing::warn!(%error, "a part of the retention failed, the others go on");
+            self.failed.get_or_insert(error);
+            0
+        })
+    }
+}
+
+/// Which readings of one step have their first. A large site has some hundred thousand sorts: texts are kept once.
+#[derive(Default)]
+struct Kept {
+    words: HashMap<String, u32>,
+    /// Stream, metric, device.
+    sorts: HashSet<(i64, u32, u32)>,
+}
+
+impl Kept {
+    /// True for the first of its sort.
+    fn first(&mut self, stream: i64, code: &str, device: &str) -> bool {
+        let sort = (stream, self.word(code), self.word(device));
+        self.sorts.insert(sort)
+    }
+
+    fn word(&mut self, text: &str) -> u32 {
+        if let Some(number) = self.words.get(text) {
+            return *number;
+        }
+        let number = u32::try_from(self.words.len()).unwrap_or(u32::MAX);
+        self.words.insert(text.to_owned(), number);
+        number
     }
 }

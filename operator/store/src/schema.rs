@@ -8,7 +8,7 @@ use crate::error::StoreError;
 use crate::sql::{col, sql};
 
 /// The newest schema: what this program works with.
-pub const VERSION: i64 = 2;
+pub const VERSION: i64 = 4;
 
 struct Step {
     name: &'static str,
@@ -27,6 +27,16 @@ const STEPS: [Step; VERSION as usize] = [
         name: "retention",
         sqlite: include_str!("../migrations/sqlite/0002_retention.sql"),
         postgres: include_str!("../migrations/postgres/0002_retention.sql"),
+    },
+    Step {
+        name: "boots",
+        sqlite: include_str!("../migrations/sqlite/0003_boots.sql"),
+        postgres: include_str!("../migrations/postgres/0003_boots.sql"),
+    },
+    Step {
+        name: "faults",
+        sqlite: include_str!("../migrations/sqlite/0004_faults.sql"),
+        postgres: include_str!("../migrations/postgres/0004_faults.sql"),
     },
 ];
 
@@ -153,7 +163,7 @@ mod tests {
     use super::*;
 
     /// Databases in the field hold these. A change of the schema is a new version, never a new text for an old one.
-    const RELEASED: [(&str, &str); 2] = [
+    const RELEASED: [(&str, &str); 4] = [
         (
             "36c683f50cf794776d7ed1594feb93cd6f961826751161066fb64a7f20a23cf5",
             "ec35df3751f2aa7c011cbf9e43130d50d71300d8b3b6bad7f07f882a21ca6dd4",
@@ -161,6 +171,14 @@ mod tests {
         (
             "43cbaf3bf573b35956474b851febfd281fa61e51a5912987f70312f90dcdb9ff",
             "43cbaf3bf573b35956474b851febfd281fa61e51a5912987f70312f90dcdb9ff",
+        ),
+        (
+            "eaf6daf5bb9c514ebde2e08102e293c9b785aa9aae9f6c692b311a23d5a92850",
+            "eaf6daf5bb9c514ebde2e08102e293c9b785aa9aae9f6c692b311a23d5a92850",
+        ),
+        (
+            "c39e59d307b5a24ea4ac38975d736223921c44ee2f0de883a6e56cd4ac93f1fa",
+            "c39e59d307b5a24ea4ac38975d736223921c44ee2f0de883a6e56cd4ac93f1fa",
         ),
     ];
 

@@ -78,6 +78,8 @@ pub struct FaultRow {
     /// True if the kernel log said it: it does not clear by itself.
     pub kernel: bool,
     pub since_ms: i64,
+    /// When it was last said (by the operator's clock): later than `since_ms` where it came again while it stood.
+    pub last_ms: i64,
 }
 
 /// An open case.
@@ -135,7 +137,8 @@ async fn load(
 ) -> Result<(), StoreError> {
     let mut faults: HashMap<String, Vec<FaultRow>> = HashMap::new();
     let mut query =
-        sql("SELECT serial, code, device, source, action, detail, since_ms FROM faults WHERE standing = 1");
+        sql("SELECT serial, code, device, source, action, detail, since_ms, last_ms FROM faults \
+         WHERE standing = 1");
     only(&mut query, "serial", serials);
     query.push(" ORDER BY since_ms, code, device, source");
     for row in query.all(db).await? {
@@ -148,6 +151,7 @@ async fn load(
             action: from_word(col(&row, 4)?).unwrap_or(Action::ContactSupport),
             kernel: col::<&str>(&row, 3)? == "kernel",
             since_ms: col(&row, 6)?,
+            last_ms: col(&row, 7)?,
         });
     }
     let mut cases: HashMap<String, Vec<CaseRow>> = HashMap::new();

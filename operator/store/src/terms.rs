@@ -15,6 +15,8 @@ pub struct RunTerms {
     pub seed: u64,
     /// False once it has a result, was given up or taken back.
     pub active: bool,
+    /// True while its blade has no later one.
+    pub last: bool,
 }
 
 impl Store {
@@ -22,16 +24,18 @@ impl Store {
     pub async fn run_terms(&self, run: RunId) -> Result<Option<RunTerms>, StoreError> {
         self.within(async {
             let mut db = self.read().await?;
-            let row = sql("SELECT serial, suite_text, seed, state FROM runs WHERE run = $1")
-                .bind(run.0)
-                .maybe(&mut db)
-                .await?;
+            let row = sql("SELECT r.serial, r.suite_text, r.seed, r.state, b.last_run \
+                 FROM runs r JOIN blades b ON b.serial = r.serial WHERE r.run = $1")
+            .bind(run.0)
+            .maybe(&mut db)
+            .await?;
             let Some(row) = row else { return Ok(None) };
             Ok(Some(RunTerms {
                 serial: word(&row, 0)?,
                 suite_text: col(&row, 1)?,
                 seed: col::<i64>(&row, 2)?.cast_unsigned(),
                 active: matches!(col::<&str>(&row, 3)?, "ordered" | "running"),
+                last: col::<Option<i64>>(&row, 4)? == Some(run.0),
             }))
         })
         .await

@@ -55,7 +55,7 @@ fn garbage_is_refused_with_where_it_is_wrong() {
     still_serves(&agent);
 }
 
-struct Trickle(u32);
+pub struct Trickle(pub u32);
 
 impl Read for Trickle {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
@@ -179,4 +179,34 @@ fn one_blade_has_only_so_many_requests_at_once() {
     });
     site.wait(sqlx::query("ROLLBACK").execute(&mut lock)).unwrap();
     still_serves(&greedy);
+}
+
+#[test]
+fn who_shows_no_certificate_has_few_connections_and_not_for_long() {
+    let limits = ServerLimits {
+        strangers: 2,
+        stranger_idle: Duration::from_millis(200),
+        handshake: Duration::from_secs(2),
+        ..ServerLimits::default()
+    };
+    let site = Site::with_limits(1, intake::Config::default(), limits);
+    let mut agent = site.joined("S1");
+    still_serves(&agent);
+    // A connection without a certificate that has nothing more to say is closed; the agent's stays.
+    Agent::new(&site, "S1").join("wt-none").refused(403, TOKEN_REFUSED);
+    site.until("it to be closed", || site.metric("whetstone_intake_connections", &[]) == 1.0);
+
+    let silent: Vec<_> = (0..2).map(|_| TcpStream::connect(("127.0.0.1", site.port())).unwrap()).collect();
+    site.until("both to be counted", || site.metric("whetstone_intake_connections", &[]) == 3.0);
+    let mut third = TcpStream::connect(("127.0.0.1", site.port())).unwrap();
+    third.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(third.read(&mut [0; 64]).unwrap_or(0), 0, "the server spoke to one too many");
+    let crowded = || site.metric("whetstone_intake_handshakes_failed_total", &[("cause", "crowded")]);
+    assert_eq!(crowded(), 1.0);
+    // Who has shown its certificate is not held up by them.
+    still_serves(&agent);
+    drop(silent);
+    site.until("their places to be free", || site.metric("whetstone_intake_connections", &[]) == 1.0);
+    agent.take(agent.certificate.clone().unwrap());
+    still_serves(&agent);
 }

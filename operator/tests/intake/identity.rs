@@ -2,6 +2,7 @@
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use whetstone_model::wire::error_code::*;
+use whetstone_model::wire::*;
 use whetstone_operator::intake::What;
 
 use crate::site::*;
@@ -23,7 +24,7 @@ fn an_agent_speaks_for_its_own_blade_alone() {
 }
 
 #[test]
-fn a_copied_state_directory_holds_both_machines() {
+fn another_instance_with_the_same_certificate_holds_both_machines() {
     let site = Site::start(1);
     let agent = site.joined("S1");
     agent.send(&agent.report(vec![appeared(1, "xid-79")])).ok();
@@ -35,6 +36,92 @@ fn a_copied_state_directory_holds_both_machines() {
     let blade = site.wait(site.store.load_site()).unwrap().blades.remove(0);
     assert_eq!(blade.faults.len(), 1, "the word of a machine in doubt has changed something");
     assert!(blade.agent.conflict.is_some());
+}
+
+/// What a machine sends that has this boot, and all else from the agent's state directory.
+fn of_boot(agent: &Agent, boot: &str, items: Vec<Item>) -> ReportRequest {
+    ReportRequest { boot_id: Some(boot.into()), ..agent.report(items) }
+}
+
+fn faults(site: &Site) -> usize {
+    site.wait(site.store.load_site()).unwrap().blades.remove(0).faults.len()
+}
+
+#[test]
+fn two_machines_with_one_copied_state_directory_are_both_held() {
+    let site = Site::start(1);
+    // Both have everything of it: instance, key, certificate, stream.
+    let agent = site.joined("S1");
+    let run = crate::report::run(&site, 42);
+    agent.send(&of_boot(&agent, "boot-of-one", vec![appeared(1, "xid-79")])).ok();
+    // Might be the same machine after a start.
+    agent.send(&of_boot(&agent, "boot-of-two", vec![note(1, "swallowed as a duplicate")])).ok();
+    let message = agent
+        .send(&of_boot(&agent, "boot-of-one", vec![cleared(2, "xid-79")]))
+        .refused(409, IDENTITY_CONFLICT);
+    assert!(message.contains("boot-of-") && message.contains("copied"), "{message}");
+    agent.send(&of_boot(&agent, "boot-of-two", vec![cleared(2, "xid-79")])).refused(409, IDENTITY_CONFLICT);
+    // No verdict either.
+    let report = crate::result::report_of("b-1", 42, whetstone_model::verdict::Outcome::Pass);
+    let result = crate::result::result_of(&agent, run, &report, "", &agent.signer);
+    agent.put_result(run.0, &crate::result::pack(&result)).refused(409, IDENTITY_CONFLICT);
+
+    assert!(site.has_heard("S1", What::Conflict));
+    assert_eq!(faults(&site), 1, "the word of a machine in doubt has changed something");
+    let conflict = site.wait(site.store.load_site()).unwrap().blades.remove(0).agent.conflict.unwrap();
+    assert!(conflict.contains("copied state directory"), "{conflict}");
+    site.until("an audit line", || site.audited("conflict", "copied state directory"));
+    assert!(site.refused("identity-conflict") >= 3.0);
+
+    // A person has found out which one is right: it may have any boot.
+    assert!(site.wait(site.store.reset_identity(&agent.serial, now_ms())).unwrap());
+    site.intake.identity_changed(&agent.serial);
+    let right = site.joined("S1");
+    right.send(&of_boot(&right, "boot-of-one", vec![cleared(1, "xid-79")])).ok();
+    assert_eq!(faults(&site), 0);
+}
+
+#[test]
+fn boots_that_follow_each_other_and_agents_that_say_none_are_no_conflict() {
+    let site = Site::start(1);
+    let mut agent = site.joined("S1");
+    for boot in 0..40 {
+        for _ in 0..2 {
+            agent.send(&of_boot(&agent, &format!("boot-{boot}"), vec![])).ok();
+        }
+        // An agent that was replaced by an older version for a while.
+        agent.send(&agent.report(vec![])).ok();
+    }
+    // Installed anew on the same machine, which was not started since the first of these.
+    agent.join(&site.token(&agent.serial, 60_000)).ok();
+    agent.send(&of_boot(&agent, "boot-39", vec![])).ok();
+    agent.join(&site.token(&agent.serial, 60_000)).ok();
+    agent.send(&of_boot(&agent, "boot-20", vec![])).ok();
+    let long = "x".repeat(65);
+    for bad in ["", "two words", long.as_str()] {
+        agent.send(&of_boot(&agent, bad, vec![])).refused(400, BAD_REQUEST);
+    }
+    assert!(!site.has_heard("S1", What::Conflict));
+}
+
+#[test]
+fn a_boot_that_is_known_asks_nothing_of_the_database() {
+    use sqlx::Connection as _;
+    let site = Site::start(1);
+    let agent = site.joined("S1");
+    // The first says which boot it is, the second has it looked up.
+    for _ in 0..2 {
+        agent.send(&of_boot(&agent, "boot-1", vec![])).ok();
+    }
+    let path = format!("sqlite:{}", site.dir.path().join("store.db").display());
+    let mut other = site.wait(sqlx::SqliteConnection::connect(&path)).unwrap();
+    site.wait(sqlx::query("BEGIN IMMEDIATE").execute(&mut other)).unwrap();
+    agent.send(&of_boot(&agent, "boot-1", vec![])).ok();
+    // A new one has to be on record before anything is taken from it.
+    agent.send(&of_boot(&agent, "boot-2", vec![])).refused(503, UNAVAILABLE);
+    site.wait(sqlx::query("ROLLBACK").execute(&mut other)).unwrap();
+    agent.send(&of_boot(&agent, "boot-2", vec![])).ok();
+    agent.send(&of_boot(&agent, "boot-1", vec![])).refused(409, IDENTITY_CONFLICT);
 }
 
 #[test]

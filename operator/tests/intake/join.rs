@@ -60,6 +60,20 @@ fn a_new_token_hands_a_serial_to_another_machine() {
     before.send(&before.report(vec![])).refused(403, REVOKED);
 }
 
+/// The replaced machine still has its old token and keys: they undo nothing, and hold nobody.
+#[test]
+fn a_replaced_machine_gets_in_with_no_used_token() {
+    let site = Site::start(1);
+    let mut before = Agent::new(&site, "S1");
+    let token = site.token(&before.serial, 60_000);
+    before.join(&token).ok();
+    let after = site.joined("S1");
+    before.join(&token).refused(403, TOKEN_REFUSED);
+    before.send(&before.report(vec![])).refused(403, REVOKED);
+    after.send(&after.report(vec![])).ok();
+    assert!(!site.has_heard("S1", What::Conflict));
+}
+
 #[test]
 fn a_bad_token_and_a_strange_serial_get_the_same_words() {
     let site = Site::start(2);

@@ -8,6 +8,7 @@
 
 mod acceptance;
 mod bodies;
+mod fleet;
 mod identity;
 mod join;
 mod load;

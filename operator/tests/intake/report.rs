@@ -19,25 +19,12 @@ fn faults(site: &Site) -> Vec<String> {
     blade.faults.into_iter().map(|fault| fault.code).collect()
 }
 
-/// A run for `S1`, as the planner would start it.
+/// A run for `S1` with this seed.
 pub fn run(site: &Site, seed: u64) -> RunId {
-    let (store, one) = (&site.store, serial("S1"));
-    let sequence = || site.wait(store.load_site()).unwrap().blades.remove(0).sequence;
-    if matches!(
-        site.wait(store.load_site()).unwrap().blades[0].phase,
-        whetstone_model::lifecycle::Phase::Expected
-    ) {
-        let found = whetstone_store::NewTransition {
-            serial: one.clone(),
-            expect_sequence: sequence(),
-            to: whetstone_model::lifecycle::Phase::Discovered,
-            why: "test".into(),
-            run: None,
-            case: None,
-            at_ms: now_ms(),
-        };
-        site.wait(store.transition(&[found])).unwrap().remove(0).unwrap();
-    }
+    run_of(site, "S1", seed)
+}
+
+pub fn run_of(site: &Site, of: &str, seed: u64) -> RunId {
     let new = NewRun {
         suite_name: "quick".into(),
         suite_text: SUITE.into(),
@@ -46,7 +33,29 @@ pub fn run(site: &Site, seed: u64) -> RunId {
         seed,
         sku: Some("hgx-h100".into()),
     };
-    let (run, _) = site.wait(store.start_run(&one, sequence(), &new, now_ms())).unwrap().unwrap();
+    start(site, of, &new)
+}
+
+/// Starts a run as the planner would.
+pub fn start(site: &Site, of: &str, new: &NewRun) -> RunId {
+    let (store, one) = (&site.store, serial(of));
+    let row = || {
+        let blades = site.wait(store.load_site()).unwrap().blades;
+        blades.into_iter().find(|blade| blade.serial == one).unwrap()
+    };
+    if matches!(row().phase, whetstone_model::lifecycle::Phase::Expected) {
+        let found = whetstone_store::NewTransition {
+            serial: one.clone(),
+            expect_sequence: row().sequence,
+            to: whetstone_model::lifecycle::Phase::Discovered,
+            why: "test".into(),
+            run: None,
+            case: None,
+            at_ms: now_ms(),
+        };
+        site.wait(store.transition(&[found])).unwrap().remove(0).unwrap();
+    }
+    let (run, _) = site.wait(store.start_run(&one, row().sequence, new, now_ms())).unwrap().unwrap();
     site.intake.order_changed(&one);
     run
 }
@@ -216,4 +225,60 @@ fn facts_are_on_record_before_the_answer() {
     agent.send(&ReportRequest { facts: Some(facts.clone()), ..agent.report(vec![]) }).ok();
     assert_eq!(site.wait(site.store.identity(&agent.serial)).unwrap().unwrap().facts, Some(facts));
     assert!(site.has_heard("S1", What::Facts));
+}
+
+#[test]
+fn an_agent_hears_that_the_store_lost_what_it_was_told_to_have() {
+    let site = Site::start(1);
+    let mut agent = site.joined("S1");
+    let told = |acked, items| ReportRequest { acked: Some(acked), ..agent.report(items) };
+    let again = |report: &ReportRequest| agent.send(report).json::<ReportAnswer>().say_again;
+    assert!(!again(&told(0, vec![appeared(1, "sdc"), note(2, "x")])));
+    assert!(!again(&told(2, vec![note(3, "x")])));
+    assert!(!again(&told(3, vec![])));
+    // As if an older store had been restored: what it knows ends before what the agent was told.
+    let lost = told(100, vec![note(101, "x")]);
+    assert!(again(&lost));
+    assert!(again(&lost), "the answer may have been lost");
+    assert!(again(&told(100, vec![])));
+    assert!(!again(&told(101, vec![])), "it has heard of it");
+    assert!(!again(&told(101, vec![appeared(102, "sdc")])));
+    // Agents that do not say it are not told.
+    assert!(!again(&agent.report(vec![note(103, "x")])));
+    // A new stream begins at nothing, and nothing is lost of it.
+    agent.stream = hex_id();
+    let fresh = ReportRequest { acked: Some(0), ..agent.report(vec![note(1, "x")]) };
+    assert!(!agent.send(&fresh).json::<ReportAnswer>().say_again);
+}
+
+#[test]
+fn more_evidence_than_one_blade_may_send_waits_in_its_spool() {
+    let slow = intake::Rate { at_once: 10.0, per_second: 5.0 };
+    let config = intake::Config { items: slow, ..Default::default() };
+    let site = Site::with(2, config);
+    let (greedy, other) = (site.joined("S1"), site.joined("S2"));
+    let notes = |from: u64| (from..from + 10).map(|seq| note(seq, "x")).collect::<Vec<_>>();
+    greedy.send(&greedy.report(notes(1))).ok();
+    let mut more = greedy.report(notes(11));
+    more.items.push(appeared(21, "sdc"));
+    let answer = greedy.send(&more);
+    answer.refused(429, UNAVAILABLE);
+    let wait: u64 = answer.retry_after.unwrap().parse().unwrap();
+    assert!((1..=3).contains(&wait), "{wait}");
+    assert_eq!(site.refused("over-budget"), 1.0);
+    site.until("an audit line", || site.audited("refused", "S1 over-budget"));
+    // It is heard of all the while, and nobody else is held up.
+    greedy.send(&greedy.report(vec![])).ok();
+    other.send(&other.report(notes(1))).ok();
+    assert_eq!(evidence(&site, "S1").len(), 10);
+    site.until("its turn", || greedy.send(&more).status == 200);
+    assert_eq!(evidence(&site, "S1").len(), 21);
+
+    let few = intake::Rate { at_once: 2_000.0, per_second: 0.001 };
+    let site = Site::with(1, intake::Config { bytes: few, ..Default::default() });
+    let agent = site.joined("S1");
+    agent.send(&agent.report(vec![note(1, &"x".repeat(1_000))])).ok();
+    let answer = agent.send(&agent.report(vec![note(2, &"x".repeat(1_000))]));
+    answer.refused(429, UNAVAILABLE);
+    assert_eq!(answer.retry_after.as_deref(), Some("60"), "it has to be heard of");
 }

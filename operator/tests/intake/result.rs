@@ -1,6 +1,7 @@
 //! Results of runs: a verdict is made of what is signed, whole and of the run that was ordered, and once.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
 use whetstone_bundle::manifest::{FileEntry, seal};
@@ -12,10 +13,11 @@ use whetstone_model::report::{self, Blade, Report, SuiteRef, Versions};
 use whetstone_model::verdict::{Outcome, Verdict};
 use whetstone_model::wire::error_code::*;
 use whetstone_model::wire::*;
-use whetstone_operator::intake::What;
+use whetstone_operator::intake::{self, What};
+use whetstone_operator::site::{self, view};
 use whetstone_store::RunState;
 
-use crate::report::{SUITE, run};
+use crate::report::{SUITE, run, run_of, start};
 use crate::site::*;
 
 /// A report of a run with this seed; `outcome` about `gpu5`.
@@ -231,4 +233,92 @@ fn a_result_that_unpacks_without_end_is_refused() {
     }
     agent.put_result(run.0, &vec![0; MAX_RESULT_SENT + 1]).refused(413, BAD_REQUEST);
     assert!(matches!(state(&site), RunState::Ordered));
+}
+
+/// The operator's own run of `S1`, and a passed report of it.
+fn own_run(site: &Site) -> (RunId, Report) {
+    let row = site.wait(site.store.load_site()).unwrap().blades.remove(0);
+    let blade = view::blade(&row, Default::default(), None);
+    let new = site::new_run(&BTreeMap::new(), &blade, "quick", "a burn-in").unwrap();
+    let mut report = report_of("b-1", new.seed, Outcome::Pass);
+    report.suite.sha256 = sha256(&new.suite_text);
+    (start(site, "S1", &new), report)
+}
+
+#[test]
+fn the_result_of_an_old_run_is_none_of_a_new_one() {
+    let site = Site::start(1);
+    let agent = site.joined("S1");
+    let (old, report) = own_run(&site);
+    let good = result_of(&agent, old, &report, "", &agent.signer);
+    assert_eq!(put(&agent, &good).status, 204);
+
+    let (new, _) = own_run(&site);
+    assert!(new > old);
+    let news = site.heard().len();
+    let message = put(&agent, &RunResult { run: new, ..good.clone() }).refused(400, BAD_REQUEST);
+    assert!(message.contains("another suite or seed"), "{message}");
+    assert_eq!(site.refused("signature"), 1.0);
+    site.until("an audit line", || site.audited("refused", "S1 signature"));
+    assert!(matches!(state(&site), RunState::Ordered), "{:?}", state(&site));
+    assert_eq!(site.heard().len(), news);
+    let history = site.wait(site.store.history("S1")).unwrap().unwrap();
+    assert_eq!(history.verdicts.len(), 1, "a verdict was made of it");
+}
+
+#[test]
+fn one_bundle_is_the_result_of_one_run_even_if_another_has_its_seed() {
+    let site = Site::start(1);
+    let agent = site.joined("S1");
+    let old = run(&site, 42);
+    let good = result_of(&agent, old, &report_of("b-1", 42, Outcome::Pass), "", &agent.signer);
+    assert_eq!(put(&agent, &good).status, 204);
+    let new = run(&site, 42);
+    let message = put(&agent, &RunResult { run: new, ..good.clone() }).refused(400, BAD_REQUEST);
+    assert!(message.contains(&format!("the result of run {old}")), "{message}");
+    assert!(matches!(state(&site), RunState::Ordered), "{:?}", state(&site));
+    // An old run is over and done with once there is a new one: nobody reads what comes of it.
+    put(&agent, &good).refused(404, NO_SUCH_RUN);
+    let fresh = result_of(&agent, new, &report_of("b-1", 42, Outcome::Fail), "", &agent.signer);
+    assert_eq!(put(&agent, &fresh).status, 204);
+    assert_eq!(put(&agent, &fresh).status, 204, "the answer may have been lost");
+}
+
+/// A result that comes in byte by byte.
+fn trickle(agent: &Agent, run: RunId) -> u16 {
+    let body = ureq::SendBody::from_owned_reader(crate::bodies::Trickle(0));
+    let request = agent.http.put(format!("{}/v1/runs/{run}/result", agent.url));
+    // The server may hang up while the client still sends.
+    request.header("content-encoding", "zstd").send(body).map_or(0, |answer| answer.status().as_u16())
+}
+
+#[test]
+fn a_result_that_trickles_in_keeps_nobody_out_and_is_cut_off() {
+    let pace = intake::Pace { grace: Duration::from_secs(3), bytes_per_s: 1 << 20 };
+    let site = Site::with(2, intake::Config { result_pace: pace, results: 1, ..Default::default() });
+    let (slow, other) = (site.joined("S2"), site.joined("S1"));
+    let run = run(&site, 42);
+    let of_slow = run_of(&site, "S2", 7);
+    let second = {
+        let mut second = Agent::new(&site, "S2");
+        (second.instance, second.key) =
+            (slow.instance.clone(), rcgen::KeyPair::try_from(slow.key.serialize_der()).unwrap());
+        second.take(slow.certificate.clone().unwrap());
+        second
+    };
+    let begun = std::time::Instant::now();
+    std::thread::scope(|scope| {
+        let trickling = scope.spawn(|| trickle(&slow, of_slow));
+        // As soon as the first is on its way, a second of the same blade is not let in.
+        site.until("a refusal", || {
+            let answer = second.put_result(of_slow.0, b"");
+            answer.status == 503 && site.refused("busy") >= 1.0
+        });
+        let good = result_of(&other, run, &report_of("b-1", 42, Outcome::Pass), "", &other.signer);
+        assert_eq!(put(&other, &good).status, 204, "one agent has shut out another");
+        assert!(!trickling.is_finished(), "it was over before the other one was tried");
+        assert!(matches!(trickling.join().unwrap(), 0 | 408));
+    });
+    assert!(begun.elapsed() < Duration::from_secs(9), "it was let finish");
+    site.until("the slow body to be counted", || site.refused("slow") == 1.0);
 }

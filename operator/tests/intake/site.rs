@@ -42,6 +42,7 @@ impl SiteInfo for Objects {
             suite: Some("quick".into()),
             fpr: 0.01,
             duplicates: vec![(serial("S999"), TrancheName::new("t-06").unwrap())],
+            refused: Vec::new(),
             due_ms: Some(1_800_000_000_000),
         })
     }
@@ -292,7 +293,7 @@ impl Answer {
         assert_eq!(self.status, status, "{self:?}");
         let error: ErrorAnswer = serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {self:?}"));
         assert_eq!(error.error.code, code, "{self:?}");
-        assert_eq!(self.retry_after.is_some(), status == 503, "{self:?}");
+        assert_eq!(self.retry_after.is_some(), matches!(status, 503 | 429), "{self:?}");
         error.error.message
     }
 }
@@ -380,10 +381,12 @@ impl Agent {
         ReportRequest {
             serial: self.serial.clone(),
             instance: self.instance.clone(),
+            boot_id: None,
             now_ms: now_ms(),
             stream: self.stream.clone(),
             spooled: items.len() as u64,
             items,
+            acked: None,
             dropped: 0,
             facts: None,
             run: None,

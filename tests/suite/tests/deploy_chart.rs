@@ -45,6 +45,7 @@ fn a_tranche_is_accepted_on_a_cluster_that_the_chart_was_installed_on() {
     let site = Site::up("infra", &BLADES, &json!({"store": {"sqlite": {"storageClass": "-"}}}));
     make_volume(&site.cluster);
 
+    plain_manifests(&site);
     install(&site);
     rights(&site);
     site.credentials();
@@ -54,6 +55,24 @@ fn a_tranche_is_accepted_on_a_cluster_that_the_chart_was_installed_on() {
     upgrade(&site);
     uninstall(&site);
     install_again(&site);
+}
+
+/// A real apiserver accepts every document of the manifests for those who use no chart; nothing is made.
+fn plain_manifests(site: &Site) {
+    let cluster = &site.cluster;
+    let file = deploy::deploy().join("manifests/whetstone.yaml");
+    let text = fs::read_to_string(&file).unwrap();
+    let documents = text.lines().filter(|line| line.starts_with("kind: ")).count();
+    cluster.kubectl(&["create", "namespace", "whetstone-agents"]).expect_ok();
+    let apply = ["apply", "--server-side", "--dry-run=server", "-f", file.to_str().unwrap()];
+    let said = cluster.kubectl(&apply);
+    assert!(said.ok, "{}{}", said.out, said.err);
+    let accepted =
+        said.out.lines().filter(|line| line.ends_with("serverside-applied (server dry run)")).count();
+    assert!(accepted == documents && documents > 20, "{accepted} of {documents}: {}", said.out);
+    // A field that no apiserver knows is said as a warning.
+    assert!(!said.err.contains("unknown field"), "{}", said.err);
+    cluster.kubectl(&["delete", "namespace", "whetstone-agents", "--timeout=60s"]).expect_ok();
 }
 
 /// The operator runs within the restricted pod security, which the namespace enforces.
@@ -98,6 +117,7 @@ fn rights(site: &Site) {
         "create blades.whetstone.dev",
         "create burnins.whetstone.dev",
         "create pods/eviction",
+        "delete blades.whetstone.dev",
         "delete burnins.whetstone.dev",
         "get blades.whetstone.dev",
         "get nodes",

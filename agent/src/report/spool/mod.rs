@@ -154,6 +154,11 @@ impl Spool {
         hex::encode(self.meta.numbers.stream)
     }
 
+    /// Up to where everything was said to be stored, or was given up.
+    pub fn acked(&self) -> u64 {
+        self.meta.numbers.acked
+    }
+
     pub fn status(&self) -> Status {
         let numbers = &self.meta.numbers;
         let in_memory = self.memory.len() as u64;

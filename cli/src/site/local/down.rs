@@ -1,23 +1,29 @@
 //! `whet site down`: ends what is recorded, and nothing else.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::bail;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Namespace, Node, Secret};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{DeleteParams, DynamicObject};
+use kube::api::{DeleteParams, DynamicObject, ListParams, Preconditions};
 use kube::config::Kubeconfig;
-use kube::core::GroupVersionKind;
-use kube::{Api, discovery};
+use kube::core::{GroupVersionKind, PartialObjectMeta};
+use kube::discovery::ApiResource;
+use kube::{Api, ResourceExt as _, discovery};
 use serde_json::json;
+use whetstone_api::BurnIn;
 
 use super::folder::{Folder, Found, look};
+use super::objects::SITE;
 use super::process::{Process, end};
-use super::state::{Made, MadeKind, State};
+use super::state::{Blade, Made, MadeKind, State};
 use super::{KUBECONFIG, Place, cluster};
 use crate::input_error;
 use crate::site::access::{Site, connect};
+use crate::site::failure::Failure;
 use crate::site::ops::NAMESPACE;
 use crate::site::{print_json, say, wait_for};
 
@@ -74,37 +80,39 @@ pub async fn all(folder: &Folder, state: State) -> anyhow::Result<()> {
     }
     let kubeconfig = Kubeconfig::read_from(folder.dir.join(KUBECONFIG))?;
     let site = connect(kubeconfig, None, None).await?;
-    let mut made = state.made;
-    made.sort_by_key(|made| made.kind);
-    for made in &made {
-        take_away(&site, made).await?;
-    }
-    gone(&site, &made).await
+    take_away(&site, state).await
 }
 
 /// Until what was deleted is gone: a namespace and a kind take a moment, and nobody can make them anew meanwhile.
 const GONE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(100);
 
-async fn gone(site: &Site, made: &[Made]) -> anyhow::Result<()> {
+/// Deletes what is ours, in the order in which nothing makes it anew.
+async fn take_away(site: &Site, state: State) -> anyhow::Result<()> {
+    if blades_are_ours(site, &state).await? {
+        of_blades(site, &state.blades).await?;
+    }
+    let mut made = state.made;
+    made.sort_by_key(|made| made.kind);
+    let mut deleted = Vec::new();
+    for made in made.iter().filter(|made| made.kind != MadeKind::Blade) {
+        let Some(api) = api_of(site, made).await? else { continue };
+        if delete(site, &api, made.object(), &state.id).await? {
+            deleted.push((api, made));
+        }
+    }
     let until = tokio::time::Instant::now() + GONE;
-    for made in made {
-        let name = made.name.as_str();
-        loop {
-            let there = match made.kind {
-                MadeKind::Namespace => {
-                    site.all::<Namespace>().get_metadata_opt(name).await.map(|o| o.is_some())
-                }
-                MadeKind::Crd => {
-                    site.all::<CustomResourceDefinition>().get_metadata_opt(name).await.map(|o| o.is_some())
-                }
-                _ => Ok(false),
-            };
-            if !there.map_err(|e| site.failure(name, e))? {
+    for (api, made) in deleted {
+        if !matches!(made.kind, MadeKind::Namespace | MadeKind::Crd) {
+            continue;
+        }
+        let what = format!("{} {}", made.kind.word(), made.object());
+        while let Some(there) = look_at(site, &api, made.object()).await? {
+            if there.labels().get(SITE) != Some(&state.id) {
                 break;
             }
             if tokio::time::Instant::now() > until {
-                bail!("{:?} {name} is still there after {} s", made.kind, GONE.as_secs());
+                bail!("{what} is still there after {} s", GONE.as_secs());
             }
             tokio::time::sleep(POLL).await;
         }
@@ -112,34 +120,103 @@ async fn gone(site: &Site, made: &[Made]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Deletes one object; fine if it is gone.
-async fn take_away(site: &Site, made: &Made) -> anyhow::Result<()> {
-    let (name, params) = (made.name.as_str(), DeleteParams::background());
-    let result = match made.kind {
-        MadeKind::Tranche => site.all::<whetstone_api::Tranche>().delete(name, &params).await.map(drop),
-        MadeKind::Blade => site.all::<whetstone_api::Blade>().delete(name, &params).await.map(drop),
-        MadeKind::Node => site.all::<Node>().delete(name, &params).await.map(drop),
-        MadeKind::Secret => site.namespaced::<Secret>(NAMESPACE).delete(name, &params).await.map(drop),
-        MadeKind::Crd => site.all::<CustomResourceDefinition>().delete(name, &params).await.map(drop),
-        MadeKind::Namespace => site.all::<Namespace>().delete(name, &params).await.map(drop),
+/// Blades and runs are made by the operator, and have no label of the site's. There was none before, and who made the
+/// tranche has them: recorded once it was made, else seen by the tranche's label.
+async fn blades_are_ours(site: &Site, state: &State) -> anyhow::Result<bool> {
+    if state.made.iter().any(|made| made.kind == MadeKind::Blade) {
+        return Ok(true);
+    }
+    let Some(tranche) = state.made.iter().find(|made| made.kind == MadeKind::Tranche) else {
+        return Ok(false);
+    };
+    let Some(api) = api_of(site, tranche).await? else { return Ok(false) };
+    let there = look_at(site, &api, tranche.object()).await?;
+    Ok(there.is_some_and(|there| there.labels().get(SITE) == Some(&state.id)))
+}
+
+/// The site's blades by their serials, whatever they are called by now, and their runs.
+async fn of_blades(site: &Site, blades: &[Blade]) -> anyhow::Result<()> {
+    let there: Vec<whetstone_api::Blade> = known(site.list(ListParams::default()).await)?;
+    let ours = |serial: &str| blades.iter().any(|blade| blade.serial == serial);
+    let there: Vec<String> =
+        there.iter().filter(|there| ours(&there.spec.serial)).map(|blade| blade.name_any()).collect();
+    let mut names: BTreeSet<&str> = blades.iter().map(|blade| blade.name.as_str()).collect();
+    names.extend(there.iter().map(String::as_str));
+    let runs: Vec<BurnIn> = known(site.list(ListParams::default()).await)?;
+    for run in runs.iter().filter(|run| names.contains(run.spec.blade.as_str())) {
+        let name = run.name_any();
+        fine(site, site.all::<BurnIn>().delete(&name, &DeleteParams::background()).await, &name)?;
+    }
+    for name in &there {
+        let api = site.all::<whetstone_api::Blade>();
+        fine(site, api.delete(name, &DeleteParams::background()).await, name)?;
+    }
+    Ok(())
+}
+
+/// What is gone already need not be deleted.
+fn fine<T>(site: &Site, result: Result<T, kube::Error>, what: &str) -> Result<(), Failure> {
+    match result {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        result => result.map(drop).map_err(|e| site.failure(what, e)),
+    }
+}
+
+/// Nothing where the kind is gone already.
+fn known<T>(found: Result<Vec<T>, Failure>) -> Result<Vec<T>, Failure> {
+    match found {
+        Err(Failure::Refused(_)) => Ok(Vec::new()),
+        found => found,
+    }
+}
+
+/// Where an object is; `None` if the cluster does not know its kind any more.
+async fn api_of(site: &Site, made: &Made) -> anyhow::Result<Option<Api<DynamicObject>>> {
+    let all = |resource: &ApiResource| Api::all_with(site.client.clone(), resource);
+    let inside = |resource: &ApiResource| Api::namespaced_with(site.client.clone(), NAMESPACE, resource);
+    Ok(Some(match made.kind {
+        MadeKind::Tranche => all(&ApiResource::erase::<whetstone_api::Tranche>(&())),
+        MadeKind::Blade => all(&ApiResource::erase::<whetstone_api::Blade>(&())),
+        MadeKind::Node => all(&ApiResource::erase::<Node>(&())),
+        MadeKind::Crd => all(&ApiResource::erase::<CustomResourceDefinition>(&())),
+        MadeKind::Namespace => all(&ApiResource::erase::<Namespace>(&())),
+        MadeKind::Lease => inside(&ApiResource::erase::<Lease>(&())),
+        MadeKind::Secret => inside(&ApiResource::erase::<Secret>(&())),
         MadeKind::Policy => {
-            // GROUP/VERSION/KIND/NAME
-            let parts: Vec<&str> = name.splitn(4, '/').collect();
-            let [group, version, kind, name] = parts.as_slice() else {
-                bail!("policy {name:?} in state.json")
+            let parts: Vec<&str> = made.name.splitn(4, '/').collect();
+            let [group, version, kind, _] = parts.as_slice() else {
+                bail!("policy {:?} in state.json", made.name)
             };
             match discovery::pinned_kind(&site.client, &GroupVersionKind::gvk(group, version, kind)).await {
-                Ok((resource, _)) => {
-                    let api: Api<DynamicObject> = Api::all_with(site.client.clone(), &resource);
-                    api.delete(name, &params).await.map(drop)
-                }
-                Err(error) => Err(error),
+                Ok((resource, _)) => all(&resource),
+                // Noted only where it was served.
+                Err(kube::Error::Discovery(_)) => return Ok(None),
+                Err(kube::Error::Api(status)) if status.code == 404 => return Ok(None),
+                Err(error) => return Err(site.failure(&made.name, error).into()),
             }
         }
-    };
-    match result {
-        Ok(()) => Ok(()),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        Err(error) => Err(site.failure(&format!("{:?} {name}", made.kind), error).into()),
+    }))
+}
+
+async fn look_at(
+    site: &Site,
+    api: &Api<DynamicObject>,
+    name: &str,
+) -> anyhow::Result<Option<PartialObjectMeta<DynamicObject>>> {
+    Ok(api.get_metadata_opt(name).await.map_err(|e| site.failure(name, e))?)
+}
+
+/// Deletes one object if it has the site's label, and only the one that had it; whether it did.
+async fn delete(site: &Site, api: &Api<DynamicObject>, name: &str, id: &str) -> anyhow::Result<bool> {
+    let Some(there) = look_at(site, api, name).await? else { return Ok(false) };
+    if id.is_empty() || there.labels().get(SITE).is_none_or(|label| label != id) {
+        return Ok(false);
+    }
+    let same = Preconditions { uid: there.uid(), resource_version: None };
+    match api.delete(name, &DeleteParams::background().preconditions(same)).await {
+        Ok(_) => Ok(true),
+        // Gone meanwhile, or another one of that name.
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(false),
+        Err(error) => Err(site.failure(name, error).into()),
     }
 }

@@ -14,6 +14,7 @@ mod down;
 mod folder;
 mod objects;
 mod operator;
+mod others;
 mod process;
 mod programs;
 mod silicon;

@@ -52,13 +52,19 @@ pub fn log(site: &Path) -> PathBuf {
     site.join("log/operator.log")
 }
 
-/// Starts it.
-pub fn begin(program: &Path, site: &Path, store: Option<&str>, ports: &Ports) -> anyhow::Result<Process> {
+/// Starts it. With an `identity` it waits for the cluster's lease: there may be others.
+pub fn begin(
+    program: &Path,
+    site: &Path,
+    store: Option<&str>,
+    ports: &Ports,
+    identity: Option<&str>,
+) -> anyhow::Result<Process> {
     let store = match store {
         Some(url) => url.to_owned(),
         None => format!("sqlite:{}?mode=rwc", site.join("store.db").display()),
     };
-    let args: Vec<OsString> = vec![
+    let mut args: Vec<OsString> = vec![
         "run".into(),
         "--pki-dir".into(),
         site.join("pki").into(),
@@ -79,6 +85,9 @@ pub fn begin(program: &Path, site: &Path, store: Option<&str>, ports: &Ports) ->
         "--report-interval".into(),
         "2s".into(),
     ];
+    if let Some(identity) = identity {
+        args.extend(["--leader-elect".into(), "--identity".into(), identity.into()]);
+    }
     let args: Vec<&OsStr> = args.iter().map(OsString::as_os_str).collect();
     // By environment: a database's URL may hold a password, and everybody sees a command line.
     start(site, &log(site), program, &args, &[("WHETSTONE_STORE", store.into())])

@@ -20,11 +20,15 @@ const FILE: &str = "state.json";
 pub struct State {
     pub version: u32,
     pub dir: PathBuf,
+    /// Label of all that it makes in a cluster; no two sites have the same.
+    #[serde(default)]
+    pub id: String,
     /// Milliseconds since the Unix epoch.
     pub started_ms: i64,
     /// `whet-local`, if the Kubernetes is ours.
     pub whet_local: Option<PathBuf>,
-    /// Objects of a cluster that is not ours, to be taken away again: kind and name.
+    /// Objects that it makes in its cluster, recorded before they are there. Taken away again where the cluster is not ours,
+    /// if they have our label.
     pub made: Vec<Made>,
     pub operator_url: String,
     /// Health and metrics of the operator.
@@ -43,17 +47,41 @@ pub struct Made {
     pub name: String,
 }
 
+impl Made {
+    /// The object's name; a policy's record has its kind before it.
+    pub fn object(&self) -> &str {
+        self.name.rsplit('/').next().unwrap_or(&self.name)
+    }
+}
+
 /// In the order in which they are taken away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MadeKind {
-    Tranche,
     Blade,
+    Tranche,
+    Lease,
     Node,
     Secret,
     Policy,
     Crd,
     Namespace,
+}
+
+impl MadeKind {
+    /// As kubectl calls it.
+    pub fn word(self) -> &'static str {
+        match self {
+            MadeKind::Blade => "blade",
+            MadeKind::Tranche => "tranche",
+            MadeKind::Lease => "lease",
+            MadeKind::Node => "node",
+            MadeKind::Secret => "secret",
+            MadeKind::Policy => "policy",
+            MadeKind::Crd => "crd",
+            MadeKind::Namespace => "namespace",
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -78,6 +106,15 @@ pub struct Recorded {
 impl State {
     pub fn new(dir: &Path, started_ms: i64) -> State {
         State { version: VERSION, dir: dir.to_owned(), started_ms, ..State::default() }
+    }
+
+    /// With an id of its own.
+    pub fn fresh(dir: &Path, started_ms: i64) -> anyhow::Result<State> {
+        use std::io::Read as _;
+        let mut bytes = [0_u8; 8];
+        std::fs::File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes))?;
+        let id = bytes.map(|byte| format!("{byte:02x}")).concat();
+        Ok(State { id, ..State::new(dir, started_ms) })
     }
 
     /// What is recorded in a folder; `None` if nothing is.
@@ -113,6 +150,11 @@ impl State {
     pub fn change(&mut self, change: impl FnOnce(&mut State)) -> anyhow::Result<()> {
         change(self);
         self.save()
+    }
+
+    /// Whether there may be something beyond its folder.
+    pub fn leaves_anything(&self) -> bool {
+        self.whet_local.is_some() || !self.made.is_empty() || !self.processes.is_empty()
     }
 
     pub fn living(&self) -> impl Iterator<Item = &Recorded> {

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use kube::api::PostParams;
 use kube::config::Kubeconfig;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
@@ -16,7 +15,7 @@ use super::folder::{Folder, Found, look};
 use super::programs::Programs;
 use super::silicon::{self, Silicon};
 use super::state::{Blade, Made, MadeKind, Recorded, State};
-use super::{KUBECONFIG, Place, agents, cluster, down, objects, operator};
+use super::{KUBECONFIG, Place, agents, cluster, down, objects, operator, others};
 use crate::input_error;
 use crate::site::access::{Site, connect};
 use crate::site::failure::OrExit as _;
@@ -112,8 +111,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return Ok(code);
     }
     let plan = check(args)?;
+    if let Some(config) = &plan.kubeconfig {
+        wait_for(async { others::refuse(&connect(config.clone(), None, None).await.or_exit()?).await })?;
+    }
     let folder = Folder::make(&dir)?;
-    let mut state = State::new(&dir, now_ms());
+    let mut state = State::fresh(&dir, now_ms())?;
     state.whet_local = plan.programs.local.clone();
     state.save()?;
     let result = wait_for(async {
@@ -123,7 +125,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
     });
     if let Err(error) = result {
-        eprintln!("{:6.1} s  failed; taking it down", begin.elapsed().as_secs_f64());
+        if state.leaves_anything() {
+            eprintln!("{:6.1} s  failed; taking it down", begin.elapsed().as_secs_f64());
+        }
         // The log of what failed goes with the folder: the error has its last lines.
         return match wait_for(down::all(&folder, state)).and_then(|()| folder.delete()) {
             Ok(()) => Err(error),
@@ -220,22 +224,25 @@ async fn bring_up(args: &Args, plan: Plan, state: &mut State, begin: Instant) ->
     let blades = blades_and_cluster(args, &plan, state, &steps).await?;
     let kubeconfig = Kubeconfig::read_from(dir.join(KUBECONFIG)).context("kubeconfig")?;
     let site = connect(kubeconfig, None, Some(dir.clone())).await.or_exit()?;
+    let elsewhere = plan.kubeconfig.is_some();
+    if elsewhere {
+        others::refuse_names(&site, &blades).await?;
+    }
     objects::prepare(&site, state).await?;
     steps.done("kinds and admission policies applied");
     let ports = operator::Ports::free()?;
-    let process = operator::begin(&plan.programs.operator, &dir, args.store.as_deref(), &ports)?;
+    let identity = elsewhere.then(|| format!("whet-site-{}", state.id));
+    let store = args.store.as_deref();
+    let process = operator::begin(&plan.programs.operator, &dir, store, &ports, identity.as_deref())?;
     state.change(|state| {
         state.operator_url = ports.url();
         state.operator_http = ports.http();
         state.processes.push(Recorded { name: "operator".into(), process, log: operator::log(&dir) });
     })?;
-    free_of_others(&site, &blades).await?;
-    let made = |kind, name: &str| Made { kind, name: name.to_owned() };
-    state.change(|state| {
-        state.made.push(made(MadeKind::Tranche, TRANCHE));
-        state.made.extend(blades.iter().map(|blade| made(MadeKind::Blade, &blade.name)));
-    })?;
-    make_tranche(args, &plan, &site, &blades).await?;
+    make_tranche(args, &plan, &site, state, &blades).await?;
+    // There was none before, and nobody else's operator makes any: see `others`.
+    let made = |blade: &Silicon| Made { kind: MadeKind::Blade, name: blade.name.clone() };
+    state.change(|state| state.made.extend(blades.iter().map(made)))?;
     operator::ready(&dir, process, &ports).await?;
     operator::credentials(&plan.programs.operator, &dir, &ports).await?;
     objects::secret(&site, state, &dir).await?;
@@ -322,22 +329,13 @@ async fn blades_and_cluster(
     Ok(blades)
 }
 
-/// A cluster that is not ours may have such names already: nothing of somebody else's is taken over.
-async fn free_of_others(site: &Site, blades: &[Silicon]) -> anyhow::Result<()> {
-    let taken = |what: &str| input_error(format!("the cluster has a {what} already"));
-    let tranche = site.all::<Tranche>().get_opt(TRANCHE).await;
-    if tranche.map_err(|e| site.failure("tranche", e)).or_exit()?.is_some() {
-        return Err(taken(&format!("tranche {TRANCHE}")));
-    }
-    let known: Vec<whetstone_api::Blade> = site.list(Default::default()).await.or_exit()?;
-    let names: Vec<&str> = known.iter().filter_map(|blade| blade.metadata.name.as_deref()).collect();
-    if let Some(blade) = blades.iter().find(|blade| names.contains(&blade.name.as_str())) {
-        return Err(taken(&format!("blade {}", blade.name)));
-    }
-    Ok(())
-}
-
-async fn make_tranche(args: &Args, plan: &Plan, site: &Site, blades: &[Silicon]) -> anyhow::Result<()> {
+async fn make_tranche(
+    args: &Args,
+    plan: &Plan,
+    site: &Site,
+    state: &mut State,
+    blades: &[Silicon],
+) -> anyhow::Result<()> {
     let expected = blades.iter().enumerate().map(|(i, blade)| ExpectedBlade {
         serial: blade.serial.clone(),
         name: Some(blade.name.clone()),
@@ -359,9 +357,8 @@ async fn make_tranche(args: &Args, plan: &Plan, site: &Site, blades: &[Silicon])
         paused: false,
         due: None,
     };
-    let made = site.all::<Tranche>().create(&PostParams::default(), &Tranche::new(TRANCHE, spec)).await;
-    made.map_err(|e| site.failure(&format!("tranche {TRANCHE}"), e)).or_exit()?;
-    Ok(())
+    let object = Tranche::new(TRANCHE, spec);
+    objects::make(site, state, (MadeKind::Tranche, TRANCHE), &site.all(), &object).await
 }
 
 /// A token for each blade, as soon as the operator knows them.

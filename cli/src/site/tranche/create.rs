@@ -13,10 +13,10 @@ use whetstone_model::lifecycle::Owner;
 
 use super::manifest::{Entry, Problem, read};
 use super::{checked, text};
-use crate::input_error;
 use crate::site::access::{Access, Site};
 use crate::site::failure::{Failure, OrExit as _};
 use crate::site::{print_json, say, wait_for};
+use crate::{as_called, input_error};
 
 #[derive(clap::Args)]
 #[command(after_help = "The list, as CSV (or as YAML: a list of entries with these keys):\n  \
@@ -112,10 +112,9 @@ pub fn run(args: Args, access: &Access) -> anyhow::Result<ExitCode> {
         } else if args.dry_run {
             say(&format!("{name}: {} blades; all is well, nothing was made\n", entries.len()))?;
         } else {
-            say(&format!(
-                "{name}: {} blades expected\nnext: whet tranche tokens {name} --out tokens/   then   whet tranche watch {name}\n",
-                entries.len()
-            ))?;
+            let next =
+                format!("`whet tranche tokens {name} --out tokens/`, then `whet tranche watch {name}`");
+            say(&format!("{name}: {} blades expected\nnext: {}\n", entries.len(), as_called(&next)))?;
         }
         Ok(ExitCode::SUCCESS)
     })

@@ -53,7 +53,7 @@ enum What {
     Pause(One),
     /// Go on
     Resume(One),
-    /// Take the object away; blades that have come stay, with their history
+    /// Take the object away; its blades stay, with their history, or go over to another tranche that lists them
     Delete(One),
     /// Issue join tokens, one for each blade
     Tokens(tokens::Args),
@@ -131,7 +131,9 @@ fn delete(one: &One, access: &Access) -> anyhow::Result<ExitCode> {
         if one.json {
             print_json(&json!({"tranche": name, "deleted": true}))?;
         } else {
-            say(&format!("{name}: deleted; what has come of it stays, with its history\n"))?;
+            say(&format!(
+                "{name}: deleted; its blades stay, with their history, or go over to another tranche that lists them\n"
+            ))?;
         }
         Ok(ExitCode::SUCCESS)
     })

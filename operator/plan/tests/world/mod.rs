@@ -99,6 +99,9 @@ pub fn node(name: &str) -> NodeView {
         our_note: None,
         pods_left: Some(0),
         blocked_by: None,
+        unreachable: false,
+        drain_moved_ms: None,
+        drain_error: None,
         drain: DrainState::None,
     }
 }
@@ -110,6 +113,7 @@ pub fn fault(code: &str, device: &str, action: Action, since_ms: i64) -> FaultVi
         detail: format!("{code} seen"),
         action,
         since_ms,
+        last_ms: since_ms,
     }
 }
 
@@ -160,9 +164,11 @@ impl World {
             if let Some(node) = &mut blade.node
                 && node.drain == DrainState::Going
                 && node.blocked_by.is_none()
+                && !node.unreachable
             {
                 node.pods_left = Some(0);
                 node.drain = DrainState::Done;
+                node.drain_moved_ms = Some(now_ms);
             }
             if !blade.agent.joined || self.silent.contains(&blade.serial) {
                 continue;
@@ -192,6 +198,7 @@ impl World {
                 self.step(one, step);
             }
         }
+        self.site.limits.breaker_tripped = plan.breaker.open;
         if steps == 0 {
             return;
         }
@@ -217,7 +224,9 @@ impl World {
             Step::Transition { to, .. } => {
                 assert_eq!(blade.sequence, one.sequence, "stale: {one:?}");
                 if by_fault(to) && !by_fault(&blade.phase) {
-                    self.faulted.push((now_ms, blade.serial.clone()));
+                    // It was let through when its case was opened; the executor may have died in between.
+                    let opened_ms = blade.cases.iter().map(|case| case.opened_ms).min();
+                    self.faulted.push((opened_ms.unwrap_or(now_ms), blade.serial.clone()));
                 }
                 enter(blade, to.clone(), now_ms);
             }
@@ -273,7 +282,10 @@ impl World {
                     node.unschedulable = false;
                 }
             }
-            Step::StartDrain { .. } => blade.node.as_mut().unwrap().drain = DrainState::Going,
+            Step::StartDrain { .. } => {
+                let node = blade.node.as_mut().unwrap();
+                (node.drain, node.drain_moved_ms) = (DrainState::Going, Some(now_ms));
+            }
             Step::EndDrain { .. } => blade.node.as_mut().unwrap().drain = DrainState::None,
             Step::OpenCase { code, device, .. } => {
                 let same = |case: &CaseView| case.code == *code && case.device == *device;
@@ -289,7 +301,7 @@ impl World {
             }
             Step::CloseCase { case, .. } => blade.cases.retain(|open| open.case != *case),
             Step::Retested { retest } => blade.intent.retested = *retest,
-            Step::ClearFaults => blade.faults.clear(),
+            Step::ClearFaults { before_ms } => blade.faults.retain(|fault| fault.last_ms >= *before_ms),
         }
     }
 }
@@ -301,6 +313,11 @@ pub fn by_fault(phase: &Phase) -> bool {
         || *phase == Phase::Draining { then: AfterDrain::Quarantine { reason } }
 }
 
+/// Pods may come to a blade in this phase, and have to be gone when it leaves it.
+pub fn may_hold_pods(phase: &Phase) -> bool {
+    matches!(phase.name(), PhaseName::Ready | PhaseName::InService | PhaseName::Draining)
+}
+
 fn enter(blade: &mut BladeView, to: Phase, now_ms: i64) {
     assert!(blade.phase.name().may_become(to.name()), "{} to {}", blade.phase.name(), to.name());
     // Nothing leaves service, or is tested, while pods may still land on it.
@@ -308,6 +325,8 @@ fn enter(blade: &mut BladeView, to: Phase, now_ms: i64) {
         && let Some(node) = &blade.node
     {
         assert!(node.our_taint.is_some() && node.unschedulable, "not withheld: {blade:?}");
+        let drained = matches!(to, Phase::Draining { .. }) || !may_hold_pods(&blade.phase);
+        assert!(drained || node.pods_left.is_none_or(|pods| pods == 0), "pods are on it: {blade:?}");
     }
     if matches!(
         to,
@@ -352,7 +371,7 @@ pub fn settle(world: &mut World) {
     for _ in 0..20 {
         world.now_ms += 1;
         let plan = plan(&world.site, world.now_ms);
-        assert_eq!(lint(&world.site, &plan), Vec::<String>::new());
+        assert_eq!(lint(&world.site, &plan, world.now_ms), Vec::<String>::new());
         world.apply(&plan, usize::MAX);
         let judges = plan.tranches.iter().any(|tranche| !tranche.judge.is_empty());
         if !judges && plan.blades.iter().all(|one| one.steps.is_empty()) {

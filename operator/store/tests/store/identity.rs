@@ -9,6 +9,7 @@ both!(
     a_token_is_good_for_one_machine_of_one_blade,
     of_two_machines_with_one_token_one_gets_in,
     a_new_token_for_another_machine_revokes_the_old_ones_certificates,
+    a_used_token_undoes_no_revocation,
     a_conflict_stands_until_the_identity_is_reset,
     signs_of_life_are_kept_the_latest_first,
     the_audit_log_is_bounded,
@@ -105,6 +106,31 @@ async fn a_new_token_for_another_machine_revokes_the_old_ones_certificates(db: D
     assert!(!identity.is_revoked("c2"));
     let again = store.record_certificate(&serial(0), "c2", "b", 1_000, 3).await.unwrap_err();
     assert_eq!(again.category(), "conflict");
+}
+
+/// The replaced machine still has its old token and keys.
+async fn a_used_token_undoes_no_revocation(db: Db) {
+    let store = db.store().await;
+    enter(&store, 1).await;
+    let tokens = ["t0", "t1", "t2"].map(|sha256| token(0, sha256));
+    store.new_tokens(&tokens, 100, "ann", 1).await.unwrap();
+    let name = expected(0).name;
+    store.use_token(&join(0, "t0", "a"), 2).await.unwrap();
+    store.record_certificate(&serial(0), "c1", "a", 1_000, 2).await.unwrap();
+    store.use_token(&join(0, "t1", "b"), 3).await.unwrap();
+    let before = store.identity(&serial(0)).await.unwrap();
+    assert_eq!(store.use_token(&join(0, "t0", "a"), 4).await.unwrap(), TokenUse::Replaced);
+    assert_eq!(store.identity(&serial(0)).await.unwrap(), before);
+    assert!(before.unwrap().is_revoked("c1"));
+    // The machine that is the blade may still ask again.
+    let repeated = TokenUse::Repeated { blade: name.clone() };
+    assert_eq!(store.use_token(&join(0, "t1", "b"), 5).await.unwrap(), repeated);
+    // It joins anew with other keys: with the old ones it is nobody any more.
+    let mut renewed = join(0, "t2", "b");
+    (renewed.key_fingerprint, renewed.report_key) = ("fp-new".into(), "key-new".into());
+    assert_eq!(store.use_token(&renewed, 6).await.unwrap(), TokenUse::Accepted { blade: name });
+    assert_eq!(store.use_token(&join(0, "t1", "b"), 7).await.unwrap(), TokenUse::Replaced);
+    assert_eq!(store.use_token(&renewed, 8).await.unwrap(), repeated);
 }
 
 async fn a_conflict_stands_until_the_identity_is_reset(db: Db) {

@@ -14,6 +14,7 @@ both!(
     a_refused_report_stops_no_other,
     faults_come_and_go_by_what_was_said_last,
     a_kernel_fault_stands_until_it_is_proven_gone,
+    a_fault_that_comes_again_outlives_the_run_that_it_came_in,
     a_later_stream_overrules_an_earlier_one,
     a_blade_that_makes_up_findings_is_bounded,
     texts_from_a_blade_are_stored_whatever_they_hold,
@@ -115,14 +116,44 @@ async fn a_kernel_fault_stands_until_it_is_proven_gone(db: Db) {
         .await;
     assert_eq!(standing(&store, 0).await, [("xid-79".to_owned(), Some("d".to_owned()))]);
     assert!(blade(&store, 0).await.faults[0].kernel);
-    assert_eq!(store.clear_faults(&serial(0)).await.unwrap(), 1);
-    assert_eq!(store.clear_faults(&serial(0)).await.unwrap(), 0);
+    assert_eq!(store.clear_faults(&serial(0), 501).await.unwrap(), 1);
+    assert_eq!(store.clear_faults(&serial(0), 501).await.unwrap(), 0);
     assert_eq!(standing(&store, 0).await, []);
     // Old news do not bring it back, new ones do.
     send(&store, 0, "s", &[item(1, kernel("xid-79", "d"))]).await;
     assert_eq!(standing(&store, 0).await, []);
     assert!(send(&store, 0, "s", &[item(4, kernel("xid-79", "d"))]).await.faults_changed);
     assert_eq!(standing(&store, 0).await.len(), 1);
+}
+
+/// A run proves gone what was said before it was made, and nothing that came since.
+async fn a_fault_that_comes_again_outlives_the_run_that_it_came_in(db: Db) {
+    let store = db.store().await;
+    enter(&store, 1).await;
+    let say = |seq, body, at_ms| {
+        let store = store.clone();
+        async move { store.store_report(&serial(0), "i", "s", &[item(seq, body)], at_ms).await.unwrap().unwrap() }
+    };
+    say(1, kernel("xid-48", "d"), 100).await;
+    say(2, kernel("xid-79", "d"), 110).await;
+    let (run_made, look) = (200, 300);
+    // During the run: the same fault again. Somebody has to look.
+    assert!(say(3, kernel("xid-79", "d"), 250).await.faults_changed);
+    let times: Vec<_> =
+        blade(&store, 0).await.faults.into_iter().map(|f| (f.code, f.since_ms, f.last_ms)).collect();
+    assert_eq!(times, [("xid-48".to_owned(), 100, 100), ("xid-79".to_owned(), 110, 250)]);
+    assert_eq!(store.clear_faults(&serial(0), run_made).await.unwrap(), 1);
+    assert_eq!(standing(&store, 0).await, [("xid-79".to_owned(), Some("d".to_owned()))]);
+    // Said before it, received after it; and one that came at the very moment.
+    assert_eq!(store.clear_faults(&serial(0), 250).await.unwrap(), 0);
+    assert_eq!(store.clear_faults(&serial(0), look).await.unwrap(), 1);
+    // A clock that was set back makes no news old.
+    say(4, kernel("xid-79", "d"), 120).await;
+    assert_eq!(blade(&store, 0).await.faults[0].last_ms, 250);
+    assert_eq!(store.clear_faults(&serial(0), 130).await.unwrap(), 0);
+    // What came late and is older says nothing new.
+    assert!(!say(2, kernel("xid-79", "d"), 900).await.faults_changed);
+    assert_eq!(blade(&store, 0).await.faults[0].last_ms, 250);
 }
 
 async fn a_later_stream_overrules_an_earlier_one(db: Db) {

@@ -10,6 +10,7 @@ use whetstone_store::{CohortRow, NewCase, ResultStored, RunEndState, RunState, S
 
 both!(
     a_manifest_is_entered_once,
+    a_blade_moves_to_the_tranche_that_lists_it_alone,
     names_are_unique_among_blades_on_the_site,
     history_follows_a_blade_through_renames_moves_and_repairs,
     a_stale_writer_loses_and_stops_nobody,
@@ -64,6 +65,41 @@ async fn a_manifest_is_entered_once(db: Db) {
     go(&store, 0, Phase::Retired, 8).await;
     assert_eq!(store.upsert_expected(&blades[..1], 9).await.unwrap(), [UpsertOutcome::Updated]);
     assert_eq!(blade(&store, 0).await.tranche, t8);
+}
+
+async fn a_blade_moves_to_the_tranche_that_lists_it_alone(db: Db) {
+    let store = db.store().await;
+    enter(&store, 2).await;
+    go(&store, 0, Phase::Discovered, 5).await;
+    let tranche = |name: &str| Some(TrancheName::new(name).unwrap());
+    let mut moving = [expected(0), expected(1), expected(0)];
+    for (blade, to) in moving.iter_mut().zip(["t-08", "t-08", "t-09"]) {
+        blade.tranche = tranche(to);
+    }
+    moving[0].rack = Some(RackName::new("r-77").unwrap());
+    // SN00001 is still on its tranche's list. Of two that list SN00000 the first has it.
+    let may_move = [serial(0)].into();
+    let outcomes = store.upsert_moving(&moving, &may_move, 10).await.unwrap();
+    assert_eq!(
+        outcomes,
+        [
+            UpsertOutcome::Updated,
+            UpsertOutcome::Duplicate { tranche: tranche("t-07") },
+            UpsertOutcome::Duplicate { tranche: tranche("t-08") },
+        ]
+    );
+    let row = blade(&store, 0).await;
+    assert_eq!((row.tranche, row.phase, row.sequence), (tranche("t-08"), Phase::Discovered, 2));
+    assert_eq!(blade(&store, 1).await.tranche, tranche("t-07"));
+    let history = store.history("SN00000").await.unwrap().unwrap();
+    let places: Vec<_> = history.places.iter().map(|p| (p.tranche.clone(), p.from_ms)).collect();
+    assert_eq!(places, [(tranche("t-07"), 1_000), (tranche("t-08"), 10)]);
+    assert_eq!(history.transitions.len(), 2);
+    // Once there, it is as fast there as it was before.
+    assert_eq!(
+        store.upsert_expected(&[expected(0)], 11).await.unwrap(),
+        [UpsertOutcome::Duplicate { tranche: tranche("t-08") }]
+    );
 }
 
 async fn names_are_unique_among_blades_on_the_site(db: Db) {

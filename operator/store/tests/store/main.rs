@@ -4,6 +4,7 @@
 #[macro_use]
 mod common;
 
+mod boots;
 mod identity;
 mod intake;
 mod lifecycle;

@@ -6,7 +6,57 @@ use crate::common::*;
 use whetstone_model::lifecycle::Phase;
 use whetstone_store::{Backend, NewReport, Store, StoreError, StoreOptions};
 
-both!(a_locked_database_is_transient_and_loses_nothing, a_url_that_cannot_be_used_is_said);
+both!(
+    a_locked_database_is_transient_and_loses_nothing,
+    a_url_that_cannot_be_used_is_said,
+    a_database_without_room_is_told_from_one_that_is_well,
+);
+
+/// Makes PostgreSQL refuse evidence as on a full disk; of SQLite the limit on pages does it.
+async fn fill_up(raw: &sqlx::AnyPool, store: &Store) {
+    match store.backend() {
+        Backend::Sqlite => {}
+        Backend::Postgres => {
+            let text = "CREATE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+                 RAISE EXCEPTION 'could not extend file' USING ERRCODE = '53100'; END $$; \
+                 CREATE TRIGGER no_room BEFORE INSERT ON evidence FOR EACH ROW EXECUTE FUNCTION no_room()";
+            execute(raw, text).await.unwrap();
+        }
+    }
+}
+
+/// A sign of life needs no room; what the last writes said does tell.
+async fn a_database_without_room_is_told_from_one_that_is_well(db: Db) {
+    enter(&db.store().await, 1).await;
+    for (recovery, forgotten) in [(Duration::ZERO, true), (Duration::from_secs(3_600), false)] {
+        let options = StoreOptions { recovery, max_pages: Some(150), ..StoreOptions::default() };
+        let store = Store::open_with(&db.url, &options).await.unwrap();
+        assert_eq!(store.write_trouble(), None);
+        let raw = raw(&db.url).await;
+        fill_up(&raw, &store).await;
+        let mut seq = 0;
+        let error = loop {
+            let items: Vec<_> = (seq + 1..=seq + 100).map(|seq| item(seq, reading(1.0))).collect();
+            match store.store_report(&serial(0), "i", if forgotten { "a" } else { "b" }, &items, 5).await {
+                Ok(_) => seq += 100,
+                Err(error) => break error,
+            }
+            assert!(seq < 100_000, "never full");
+        };
+        assert_eq!(error.category(), "full", "{error:?}");
+        store.load_site().await.unwrap();
+        assert_eq!(store.write_trouble().as_deref(), Some("no space left for the database"));
+        // A small one still fits: it counts once the trouble is some time ago. The sign of life makes one itself, as nobody
+        // else writes to an operator that is not ready.
+        store.ping().await.unwrap();
+        assert_eq!(number(&raw, "SELECT COUNT(*) FROM marks WHERE name = 'tried'").await, 1);
+        assert_eq!(store.write_trouble().is_none(), forgotten);
+        if store.backend() == Backend::Postgres {
+            execute(&raw, "DROP TRIGGER no_room ON evidence; DROP FUNCTION no_room()").await.unwrap();
+        }
+        store.close().await;
+    }
+}
 
 async fn a_locked_database_is_transient_and_loses_nothing(db: Db) {
     let options = StoreOptions { busy: Duration::from_millis(50), ..StoreOptions::default() };

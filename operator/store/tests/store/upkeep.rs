@@ -16,7 +16,12 @@ both!(
     a_newer_or_changed_schema_is_refused,
     two_programs_may_start_at_once,
     evidence_is_thinned_then_deleted_and_stays_known,
+    thinning_goes_in_small_batches_and_a_failure_stops_nothing_else,
+    others_write_while_a_step_is_thinned,
+    two_that_retain_at_once_count_once,
     what_ran_out_is_deleted,
+    numbers_go_on_far_above_those_of_the_backup,
+    a_database_is_looked_at_as_it_is,
     a_backup_fills_either_database,
     a_backup_of_an_older_schema_is_brought_up_to_date,
     a_damaged_backup_changes_nothing,
@@ -30,8 +35,8 @@ const V1: &str = "INSERT INTO blades (serial, name, tranche, phase, phase_name, 
     INSERT INTO transitions (serial, sequence, to_phase, to_name, why, at_ms) \
     VALUES ('SN00000', 1, '{\"phase\":\"Expected\"}', 'Expected', 'on the manifest', 1); \
     INSERT INTO streams (id, serial, name, instance, max_seq, items, first_ms, last_ms) \
-    VALUES (1, 'SN00000', 's', 'i', 1, 1, 5, 5); \
-    INSERT INTO evidence (stream, seq, at_ms, received_ms, kind, code, device, body) VALUES (1, 1, 1, 5, 1, 'ecc', 'd', \
+    VALUES (1, 'SN00000', 's', 'i', 1, 1, 5, 6); \
+    INSERT INTO evidence (stream, seq, at_ms, received_ms, kind, code, device, body) VALUES (1, 1, 1, 6, 1, 'ecc', 'd', \
     '{\"type\":\"note\",\"text\":\"n\"}'); \
     INSERT INTO faults (serial, code, device, source, standing, action, detail, since_ms, stream, seq) \
     VALUES ('SN00000', 'ecc', 'd', 'probe', 1, 'reset_gpu', 'x', 5, 1, 1);";
@@ -49,8 +54,10 @@ async fn old_schema(db: &Db, version: i64) {
 async fn check_v1(store: &Store) {
     assert_eq!(store.schema_version().await.unwrap(), SCHEMA_VERSION);
     let row = blade(store, 0).await;
-    assert_eq!((row.phase, row.since_ms, row.sequence), (Phase::Discovered, 7, 2));
+    assert_eq!((row.phase, row.since_ms, row.sequence % LEAP), (Phase::Discovered, 7, 2));
     assert_eq!(row.faults.len(), 1);
+    // Said last when its item came in.
+    assert_eq!((row.faults[0].since_ms, row.faults[0].last_ms), (5, 6));
     assert_eq!(store.history("b-00000").await.unwrap().unwrap().transitions.len(), 1);
     // Old rows and new code: the item is known, the next is not.
     let items = [item(1, appeared("ecc", "d")), item(2, reading(1.0))];
@@ -178,6 +185,200 @@ async fn what_ran_out_is_deleted(db: Db) {
     assert_eq!((history.transitions.len(), history.places.len()), (4, 1));
 }
 
+/// `each` readings of every blade, all of one sort and of the first hour.
+async fn many_readings(store: &Store, blades: usize, each: u64) {
+    enter(store, blades).await;
+    let reports: Vec<_> = (0..blades)
+        .map(|number| whetstone_store::NewReport {
+            serial: serial(number),
+            instance: "i".into(),
+            stream: "s".into(),
+            items: (1..=each).map(|seq| item(seq, reading(seq as f64))).collect(),
+            at_ms: 1 + number as i64,
+        })
+        .collect();
+    for reports in reports.chunks(10) {
+        store.store_reports(reports).await.unwrap();
+    }
+}
+
+/// Makes the database refuse to delete one row; whatever goes with it in one transaction stays, too.
+async fn hold_fast(raw: &sqlx::AnyPool, db: &Db, stream: i64, seq: i64) {
+    if db.url.starts_with("sqlite") {
+        let text = format!(
+            "CREATE TRIGGER hold BEFORE DELETE ON evidence WHEN OLD.stream = {stream} AND OLD.seq = {seq} \
+             BEGIN SELECT RAISE(ABORT, 'held fast'); END"
+        );
+        execute(raw, &text).await.unwrap();
+    } else {
+        let text = format!(
+            "CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'held fast'; END $$; \
+             CREATE TRIGGER hold BEFORE DELETE ON evidence FOR EACH ROW \
+             WHEN (OLD.stream = {stream} AND OLD.seq = {seq}) EXECUTE FUNCTION hold()"
+        );
+        execute(raw, &text).await.unwrap();
+    }
+}
+
+async fn let_go(raw: &sqlx::AnyPool, db: &Db) {
+    let table = if db.url.starts_with("sqlite") { "" } else { " ON evidence" };
+    execute(raw, &format!("DROP TRIGGER hold{table}")).await.unwrap();
+}
+
+/// One step of 40,000 readings. The row that cannot be deleted is in the fourth batch of 5,000.
+async fn thinning_goes_in_small_batches_and_a_failure_stops_nothing_else(db: Db) {
+    let store = db.store().await;
+    many_readings(&store, 20, 2_000).await;
+    let token = NewToken { serial: serial(0), sha256: "t0".into() };
+    store.new_tokens(&[token], 1_000, "ann", 14).await.unwrap();
+    let raw = raw(&db.url).await;
+    let stream = number(&raw, "SELECT id FROM streams WHERE serial = 'SN00008'").await;
+    hold_fast(&raw, &db, stream, 1_999).await;
+    let now = 200 * 24 * HOUR;
+    let policy = RetainPolicy { raw_evidence_ms: 10 * now, ..RetainPolicy::default() };
+    for _ in 0..2 {
+        let error = store.retain(&policy, now).await.unwrap_err();
+        assert!(matches!(error.category(), "conflict" | "bug"), "{error:?}");
+        // What came before it is done, one batch at a time; what comes after it is not, and the step is not over.
+        let left = number(&raw, "SELECT COUNT(*) FROM evidence").await;
+        assert!((40_000 - 4 * 5_000..=40_000 - 2 * 5_000).contains(&left), "{left} rows are left");
+        assert_eq!(number(&raw, "SELECT COUNT(*) FROM marks").await, 0);
+        assert_eq!(number(&raw, "SELECT COUNT(*) FROM tokens").await, 0, "the later clean-ups are done");
+        assert_eq!(number(&raw, "SELECT CAST(SUM(items) AS BIGINT) FROM streams").await, left);
+    }
+    let_go(&raw, &db).await;
+    assert!(store.retain(&policy, now).await.unwrap().done);
+    // Of each blade its first reading.
+    assert_eq!(number(&raw, "SELECT COUNT(*) FROM evidence").await, 20);
+    assert_eq!(number(&raw, "SELECT COUNT(*) FROM evidence WHERE seq = 1").await, 20);
+    assert_eq!(number(&raw, "SELECT COUNT(*) FROM streams WHERE items = 1 AND floor_seq = 2000").await, 20);
+}
+
+/// Others write between the batches: nobody waits for a whole step.
+async fn others_write_while_a_step_is_thinned(db: Db) {
+    let store = db.store().await;
+    many_readings(&store, 30, 2_000).await;
+    let policy = RetainPolicy { raw_evidence_ms: 365 * 24 * HOUR, ..RetainPolicy::default() };
+    let thinning = {
+        let store = store.clone();
+        tokio::spawn(async move { store.retain(&policy, 200 * 24 * HOUR).await })
+    };
+    let raw = raw(&db.url).await;
+    let mut seen = std::collections::BTreeSet::new();
+    while !thinning.is_finished() {
+        store.audit("k", "w", "x", 1).await.unwrap();
+        seen.insert(number(&raw, "SELECT COUNT(*) FROM evidence").await);
+    }
+    assert_eq!(thinning.await.unwrap().unwrap().thinned, 60_000 - 30);
+    // The writer saw several states between all and none.
+    let between = seen.iter().filter(|left| (1_000..59_000).contains(*left)).count();
+    assert!(between >= 3, "{seen:?}");
+}
+
+/// Two replicas on one PostgreSQL, for a moment both leaders: nothing is counted down twice.
+async fn two_that_retain_at_once_count_once(db: Db) {
+    let (a, b) = (db.store().await, db.store().await);
+    many_readings(&a, 10, 2_000).await;
+    let policy = RetainPolicy { raw_evidence_ms: 365 * 24 * HOUR, ..RetainPolicy::default() };
+    let now = 200 * 24 * HOUR;
+    let (one, other) = tokio::join!(a.retain(&policy, now), b.retain(&policy, now));
+    let both = one.unwrap().thinned + other.unwrap().thinned;
+    let raw = raw(&db.url).await;
+    let left = number(&raw, "SELECT COUNT(*) FROM evidence").await;
+    assert_eq!((left, both), (10, 20_000 - 10));
+    assert_eq!(number(&raw, "SELECT CAST(SUM(items) AS BIGINT) FROM streams").await, left);
+}
+
+/// What numbers go on above, in seconds where the clock is right.
+const LEAP: i64 = 10_000;
+
+/// The site as a restore leaves it: sequences have gone on.
+async fn restored(store: &Store) -> whetstone_store::SiteRows {
+    let mut site = store.load_site().await.unwrap();
+    for blade in &mut site.blades {
+        blade.sequence += LEAP;
+    }
+    site
+}
+
+/// Agents refuse a run whose number is not above their last; the objects' schema refuses a lower sequence.
+async fn numbers_go_on_far_above_those_of_the_backup(db: Db) {
+    let store = db.store().await;
+    filled(&store).await;
+    let run = store.history("SN00000").await.unwrap().unwrap().runs[0].run;
+    let file = db.dir.path().join("backup");
+    store.backup(&file).await.unwrap();
+    let case = |number: usize| NewCase {
+        serial: serial(number),
+        code: "x".into(),
+        device: None,
+        reason: "fault".into(),
+        detail: String::new(),
+        action: Action::Replace,
+        at_ms: 60,
+    };
+    // After the backup: ten runs, cases and transitions of which it knows nothing.
+    let mut last = run;
+    for number in [1, 2] {
+        go(&store, number, Phase::Discovered, 50).await;
+    }
+    for _ in 0..5 {
+        for number in [1, 2] {
+            last = run_again(&store, number, 51).await;
+            let end = whetstone_store::RunEndState::Cancelled { why: "w".into() };
+            store.end_run(last, &end, 52).await.unwrap();
+        }
+        for number in [1, 2] {
+            go(&store, number, quarantined(), 53).await;
+        }
+    }
+    let last_case = store.open_cases(&[case(1), case(2)]).await.unwrap()[1].unwrap();
+    let sequence = blade(&store, 1).await.sequence;
+    for backend in [Backend::Sqlite, Backend::Postgres] {
+        for (now_ms, at_least) in [(0, LEAP), (1_795_000_000_000, 1_795_000_000)] {
+            let other = Db::new(backend).await;
+            restore(&other.url, &file, now_ms).await.unwrap();
+            let copy = other.store().await;
+            let row = blade(&copy, 1).await;
+            assert!(row.sequence >= at_least && row.sequence > sequence, "{}", row.sequence);
+            // It is also what the next transition is decided on.
+            let next = to_run(&copy, 1, 70).await;
+            assert!(next.0 > at_least && next > last, "{next}");
+            assert_eq!(blade(&copy, 1).await.sequence, row.sequence + 2);
+            let opened = copy.open_cases(&[case(1)]).await.unwrap()[0].unwrap();
+            assert!(opened.0 > at_least && opened > last_case, "{opened}");
+            // Streams count on without a gap.
+            copy.store_report(&serial(1), "i", "later", &[], 9).await.unwrap().unwrap();
+            let raw = raw(&other.url).await;
+            assert!(number(&raw, "SELECT MAX(id) FROM streams").await < 100);
+        }
+    }
+}
+
+async fn a_database_is_looked_at_as_it_is(db: Db) {
+    let file = db.dir.path().join("backup");
+    // None there: none is made.
+    let missing = format!("sqlite:{}?mode=rwc", db.dir.path().join("mistyped.db").display());
+    let error = Store::open_existing(&missing).await.unwrap_err();
+    assert_eq!(error.category(), "schema", "{error:?}");
+    assert!(!db.dir.path().join("mistyped.db").exists());
+    // There, but empty: none of ours.
+    raw(&db.url).await.acquire().await.unwrap();
+    let error = Store::open_existing(&db.url).await.unwrap_err();
+    assert!(error.to_string().contains("none of whetstone's"), "{error}");
+    assert_eq!(tables(&db).await, Vec::<String>::new());
+    // An older program's stays as it is: that one still runs.
+    old_schema(&db, 1).await;
+    let store = Store::open_existing(&db.url).await.unwrap();
+    assert_eq!(store.backup(&file).await.unwrap().schema, 1);
+    assert_eq!(store.schema_version().await.unwrap(), 1);
+    let raw = raw(&db.url).await;
+    let newer = "INSERT INTO schema_versions (version, name, checksum) VALUES (99, 'later', 'x')";
+    execute(&raw, newer).await.unwrap();
+    let error = Store::open_existing(&db.url).await.unwrap_err();
+    assert!(error.to_string().starts_with("database has schema 99"), "{error}");
+}
+
 /// Something in every table.
 async fn filled(store: &Store) {
     enter(store, 3).await;
@@ -239,7 +440,7 @@ async fn a_backup_fills_either_database(db: Db) {
     assert_eq!(mode & 0o777, 0o600);
     for backend in [Backend::Sqlite, Backend::Postgres] {
         let other = Db::new(backend).await;
-        assert_eq!(restore(&other.url, &file).await.unwrap(), written);
+        assert_eq!(restore(&other.url, &file, 0).await.unwrap(), written);
         let (from, to) = (raw(&db.url).await, raw(&other.url).await);
         for table in tables(&db).await {
             let count = format!("SELECT COUNT(*) FROM {table}");
@@ -248,7 +449,7 @@ async fn a_backup_fills_either_database(db: Db) {
             assert_eq!(number(&to, &count).await, rows, "{table}");
         }
         let copy = other.store().await;
-        assert_eq!(copy.load_site().await.unwrap(), store.load_site().await.unwrap());
+        assert_eq!(copy.load_site().await.unwrap(), restored(&store).await);
         for number in 0..3 {
             let name = serial(number).to_string();
             assert_eq!(copy.history(&name).await.unwrap(), store.history(&name).await.unwrap());
@@ -270,7 +471,7 @@ async fn a_backup_fills_either_database(db: Db) {
         copy.store_report(&serial(1), "i", "another", &items, 60).await.unwrap().unwrap();
         copy.audit("kind", "who", "what", 61).await.unwrap();
         // Not over what is there.
-        let error = restore(&other.url, &file).await.unwrap_err();
+        let error = restore(&other.url, &file, 0).await.unwrap_err();
         assert_eq!(error.to_string(), "database is not empty: table blades holds 3 rows");
         assert_eq!(error.category(), "conflict");
         assert!(blade(&copy, 1).await.run.is_some());
@@ -287,7 +488,7 @@ async fn a_backup_of_an_older_schema_is_brought_up_to_date(db: Db) {
         let other = Db::new(backend).await;
         // The operator has opened it already, with the newest schema; nothing is in it.
         other.store().await.close().await;
-        restore(&other.url, &file).await.unwrap();
+        restore(&other.url, &file, 0).await.unwrap();
         check_v1(&other.store().await).await;
     }
 }
@@ -320,7 +521,7 @@ async fn a_damaged_backup_changes_nothing(db: Db) {
 
     let changed = text.replacen("b-00001", "b-00009", 1);
     let cut = lines[..lines.len() - 1].join("\n") + "\n";
-    let newer = text.replacen("\"schema\":2", "\"schema\":77", 1);
+    let newer = text.replacen(&format!("\"schema\":{SCHEMA_VERSION}"), "\"schema\":77", 1);
     for (name, content, category, says) in [
         ("half a file", bytes[..bytes.len() / 2].to_vec(), "corrupt", ""),
         ("no end line", pack(&cut), "corrupt", "cut off: its end line is missing"),
@@ -336,7 +537,7 @@ async fn a_damaged_backup_changes_nothing(db: Db) {
         ("a newer program's", pack(&newer), "schema", "backup has format 1 and schema 77"),
     ] {
         std::fs::write(&path, content).unwrap();
-        let error = restore(&other.url, &path).await.expect_err(name);
+        let error = restore(&other.url, &path, 0).await.expect_err(name);
         assert_eq!(error.category(), category, "{name}: {error}");
         assert!(error.to_string().contains(says), "{name}: {error}");
     }
@@ -352,15 +553,15 @@ async fn a_damaged_backup_changes_nothing(db: Db) {
         (vec![header, row], "corrupt"),
     ] {
         forge(&path, &lines);
-        let error = restore(&other.url, &path).await.expect_err(lines[lines.len() - 1]);
+        let error = restore(&other.url, &path, 0).await.expect_err(lines[lines.len() - 1]);
         assert_eq!(error.category(), category, "{lines:?}: {error}");
         assert_eq!(tables(&other).await, Vec::<String>::new(), "{lines:?}");
     }
-    let missing = restore(&other.url, &db.dir.path().join("none")).await.unwrap_err();
+    let missing = restore(&other.url, &db.dir.path().join("none"), 0).await.unwrap_err();
     assert!(matches!(missing, whetstone_store::StoreError::File { .. }), "{missing:?}");
     // And after all that, the good one goes in.
-    restore(&other.url, &good).await.unwrap();
-    assert_eq!(other.store().await.load_site().await.unwrap(), store.load_site().await.unwrap());
+    restore(&other.url, &good, 0).await.unwrap();
+    assert_eq!(other.store().await.load_site().await.unwrap(), restored(&store).await);
 }
 
 async fn a_backup_appears_whole_or_not_at_all(db: Db) {

@@ -19,10 +19,14 @@ use whetstone_model::wire::{
 };
 
 use crate::client::{Client, Tls};
+use crate::readings::reading;
 use crate::report::{self, Run};
 use crate::{Command, End, FleetBlade, Options, Stats, now_ms};
 
 const AGAIN: Duration = Duration::from_millis(500);
+const MINUTE: Duration = Duration::from_secs(60);
+/// Its multiples fill the interval from 0 to 1 evenly, however many they are.
+const GOLDEN: f64 = 0.618_033_988_749_895;
 
 /// A run that goes on.
 struct Going {
@@ -46,6 +50,11 @@ pub struct Agent {
     certificate_key: KeyPair,
     spool: VecDeque<Item>,
     seq: u64,
+    /// Up to where the operator said that it has all.
+    acked: Option<u64>,
+    /// Readings so far, and when the next minute's are due.
+    measured: u64,
+    readings_due: Option<Instant>,
     /// The fault that was said last, and when.
     standing: Option<String>,
     said: Option<Instant>,
@@ -87,6 +96,9 @@ impl Agent {
             commanded,
             spool: VecDeque::new(),
             seq: 0,
+            acked: None,
+            measured: 0,
+            readings_due: None,
             standing: None,
             said: None,
             run: None,
@@ -151,7 +163,8 @@ impl Agent {
         }
         anyhow::ensure!(status.is_success(), "join: {status}");
         let answer: JoinAnswer = serde_json::from_slice(&body)?;
-        let config = self.tls.config(Some((&answer.certificate_pem, &self.certificate_key.serialize_pem())))?;
+        let config =
+            self.tls.config(Some((&answer.certificate_pem, &self.certificate_key.serialize_pem())))?;
         Ok(Some(Client::new(self.tls.clone(), config)))
     }
 
@@ -187,6 +200,7 @@ impl Agent {
     async fn turn(&mut self, client: &mut Client) -> anyhow::Result<Duration> {
         let command = self.commanded.borrow_and_update().clone();
         self.notice(&command)?;
+        self.measure(&command)?;
         if command.cut_off {
             return Ok(AGAIN);
         }
@@ -200,10 +214,12 @@ impl Agent {
         let request = ReportRequest {
             serial: self.blade.serial.clone(),
             instance: self.instance.clone(),
+            boot_id: Some(self.instance.clone()),
             now_ms: now_ms() + command.skew_ms,
             stream: self.stream.clone(),
             spooled: self.spool.len() as u64,
             items,
+            acked: self.acked,
             dropped: 0,
             facts: if self.facts_sent { None } else { Some(self.facts()?) },
             run: self.run.as_ref().filter(|run| run.end != End::Lost).map(|run| RunProgress {
@@ -231,10 +247,16 @@ impl Agent {
         anyhow::ensure!(status.is_success(), "report: {status}");
         let answer: ReportAnswer = serde_json::from_slice(&answer)?;
         self.facts_sent = true;
+        self.acked = Some(answer.acked);
+        if answer.say_again {
+            self.standing = None;
+        }
         Stats::add(&self.stats.items, request.items.len() as u64);
+        Stats::add(&self.stats.bytes, body.len() as u64 * times);
         if !command.repeats {
             while self.spool.front().is_some_and(|item| item.seq <= answer.acked) {
                 self.spool.pop_front();
+                Stats::add(&self.stats.acked, 1);
             }
         }
         if let Some(said) = self.said.take_if(|_| answer.acked >= self.seq) {
@@ -248,6 +270,9 @@ impl Agent {
             && self.last_run.is_none_or(|last| order.run > last)
         {
             self.begin(order);
+            return Ok(Duration::ZERO);
+        }
+        if command.flood {
             return Ok(Duration::ZERO);
         }
         Ok(self.options.report_every.unwrap_or(Duration::from_millis(answer.next_report_ms)))
@@ -280,6 +305,30 @@ impl Agent {
             self.said = Some(Instant::now());
         }
         self.standing = command.fault.clone();
+        Ok(())
+    }
+
+    /// Puts the readings that are due into the spool; in a flood, as many as a report holds.
+    fn measure(&mut self, command: &Command) -> anyhow::Result<()> {
+        let now = Instant::now();
+        let mut due = 0;
+        if command.readings_per_minute == 0 {
+            self.readings_due = None;
+        } else if self.readings_due.is_none() {
+            // A site's agents were not started in one second, and do not measure in one.
+            self.readings_due = Some(now + MINUTE.mul_f64(self.place as f64 * GOLDEN % 1.0));
+        } else if let Some(at) = self.readings_due.filter(|at| *at <= now) {
+            due = usize::try_from(command.readings_per_minute)?;
+            self.readings_due = Some(at + MINUTE);
+        }
+        if command.flood {
+            due = due.max(MAX_ITEMS.saturating_sub(self.spool.len()));
+        }
+        for _ in 0..due {
+            let body = reading(&self.blade.serial, self.options.gpus, self.measured)?;
+            self.measured += 1;
+            self.say(body, command);
+        }
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 
 mod agent;
 mod client;
+mod readings;
 mod report;
 
 use std::collections::BTreeMap;
@@ -63,7 +64,12 @@ pub struct Options {
 pub struct Stats {
     pub joined: AtomicU64,
     pub reports: AtomicU64,
+    /// Items in reports that were taken, repeated ones too.
     pub items: AtomicU64,
+    /// Items that the operator said it has stored: each counts once.
+    pub acked: AtomicU64,
+    /// Bytes of the bodies of reports that were taken.
+    pub bytes: AtomicU64,
     pub results: AtomicU64,
     /// Calls that failed and were made again.
     pub failures: AtomicU64,
@@ -91,6 +97,10 @@ pub struct Command {
     pub repeats: bool,
     /// Its clock is off by so much, ms.
     pub skew_ms: i64,
+    /// Readings that it has each minute, all at once as a real agent has them (24 with 8 GPUs); each blade at its own second.
+    pub readings_per_minute: u32,
+    /// One full report after the other, as fast as they are taken.
+    pub flood: bool,
 }
 
 /// The running fleet.
@@ -123,6 +133,18 @@ impl Fleet {
         for (serial, command) in &self.blades {
             if serials.is_empty() || serials.contains(serial) {
                 command.send_modify(&change);
+            }
+        }
+    }
+
+    /// The same, and wakes none: each blade sees it at its next report. Blades that are woken together report together from then on.
+    pub fn command_quietly(&self, serials: &[Serial], change: impl Fn(&mut Command)) {
+        for (serial, command) in &self.blades {
+            if serials.is_empty() || serials.contains(serial) {
+                command.send_if_modified(|command| {
+                    change(command);
+                    false
+                });
             }
         }
     }

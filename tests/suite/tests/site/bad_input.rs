@@ -172,6 +172,28 @@ fn one_bad_tranche(site: &Site) {
         Some(condition) if condition.status == "True" => Ok(()),
         other => Err(other),
     });
+    // A slip in one that was understood: its terms stay, and with them its gates. Its second blade has not come, so its
+    // rack is closed before and after.
+    let gate = json!({ "rackPercent": 100 });
+    site.node("gated-1", json!({}));
+    site.tranche("t-gate", &[listed("gated-1", "r-9"), listed("gated-2", "r-9")], json!({ "gates": gate }));
+    site.join(&[("gated-1", &[End::Pass])]);
+    site.wait_phases(30, &[("gated-1", "Ready")]);
+    let withheld = || {
+        let node = site.seen_node("gated-1");
+        if node.taint.is_some() && node.cordoned { Ok(()) } else { Err(node) }
+    };
+    withheld().unwrap();
+    site.patch::<Tranche>("t-gate", json!({ "suite": "mine", "suiteText": "[[test]]\nname = 7" }));
+    until(10, "the slip is seen", || match valid("t-gate") {
+        Some(condition) if condition.status == "False" => Ok(()),
+        other => Err(other),
+    });
+    // Whole looks go on; none of them opens the gate.
+    let looks = || site.operators[0].metric("whetstone_reconcile_seconds_count", &[]).unwrap();
+    let before = looks();
+    until(20, "it is looked at again", || if looks() > before + 2.0 { Ok(()) } else { Err(looks()) });
+    withheld().unwrap();
 }
 
 /// A second machine with the same token: both are held, and nothing either says is a verdict.

@@ -1,7 +1,9 @@
 //! A blade leaves service over a drain, which a tenant's disruption budget may hold.
 
+use k8s_openapi::api::core::v1::Node;
+use kube::api::{Patch, PatchParams};
 use serde_json::json;
-use whetstone_api::Blade;
+use whetstone_api::{Blade, node};
 use whetstone_model::lifecycle::PhaseName;
 use whetstone_sim_fleet::End;
 
@@ -76,5 +78,68 @@ fn a_disruption_budget_holds_a_drain_and_the_pod_is_named() {
     assert!(gone.as_ref().is_err_and(|error| error.contains("NotFound")), "{gone:?}");
     let cases: Vec<i64> = site.list::<Blade>().unwrap()[0].status.clone().unwrap().cases;
     assert_eq!(cases.len(), 1);
+    site.check();
+}
+
+/// Nobody's pods are moved for a blade that is not on their node any more, and its old node does not stay withheld.
+#[test]
+fn a_drain_ends_when_the_node_is_not_the_blades_any_more_and_the_node_is_freed() {
+    let site = Site::up();
+    // The metric of drains that go on, blocked ones too.
+    let drains = || site.operators[0].metric("whetstone_drains", &[]);
+    let until_drains = |count: f64| {
+        until(20, "as many drains go on", || match drains() {
+            Ok(now) if (now > 0.0) == (count > 0.0) => Ok(()),
+            other => Err(other),
+        });
+    };
+    let unmanaged = |value: serde_json::Value| {
+        let patch = Patch::Merge(json!({ "metadata": { "labels": { node::UNMANAGED: value } } }));
+        site.rt.block_on(site.api::<Node>().patch("m-a", &PatchParams::default(), &patch)).unwrap();
+    };
+    site.node("m-a", json!({}));
+    site.node("m-b", json!({}));
+    site.tranche("t-m", &[listed("m-1", "r-1")], json!({ "owner": "kubernetes/default" }));
+    until(20, "the blade has an object", || {
+        site.list::<Blade>()
+            .map_err(|e| e.to_string())
+            .and_then(|all| all.first().map(drop).ok_or("none".into()))
+    });
+    site.patch::<Blade>("m-1", json!({ "nodeName": "m-a" }));
+    site.join(&[("m-1", &[End::Pass])]);
+    site.wait_phases(40, &[("m-1", "InService")]);
+    work(&site, "m-a");
+    site.patch::<Blade>("m-1", json!({ "quarantine": { "reason": "look at it" } }));
+    until_drains(1.0);
+
+    unmanaged(json!("true"));
+    until_drains(0.0);
+    site.cluster.kubectl(&["delete", "pdb", "keep-work"]);
+    // Whole looks go by; a drain that went on would have taken the pod within two seconds.
+    let looks = || site.operators[0].metric("whetstone_reconcile_seconds_count", &[]).unwrap();
+    let before = looks();
+    until(30, "it is looked at again", || if looks() > before + 1.0 { Ok(()) } else { Err(looks()) });
+    assert!(
+        site.cluster.try_kubectl(&["get", "pod", "work"]).is_ok(),
+        "evicted from a node that is not ours"
+    );
+
+    site.patch::<Blade>("m-1", json!({ "nodeName": "m-b" }));
+    site.wait_phases(30, &[("m-1", "Quarantined")]);
+    unmanaged(json!(null));
+    until(30, "the node that it left is free, and is nobody's", || {
+        let left = site.seen_node("m-a");
+        if left.taint.is_none() && !left.cordoned && !left.ours && left.note.is_none() && left.blade.is_none()
+        {
+            Ok(())
+        } else {
+            Err(left)
+        }
+    });
+    assert!(site.cluster.try_kubectl(&["get", "pod", "work"]).is_ok(), "its pod was moved");
+    until(10, "the node that it has is withheld", || {
+        let has = site.seen_node("m-b");
+        if has.taint.as_deref() == Some("person") && has.cordoned { Ok(()) } else { Err(has) }
+    });
     site.check();
 }

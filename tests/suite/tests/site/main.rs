@@ -10,9 +10,12 @@
 
 mod bad_input;
 mod drain;
+mod elsewhere;
 mod ha;
 mod harness;
 mod metrics;
+mod names;
 mod steps;
 mod survive;
 mod tranche;
+mod verbs;

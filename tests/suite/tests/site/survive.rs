@@ -196,6 +196,54 @@ fn a_database_server_that_is_gone_for_a_while_loses_nothing() {
     decided(&site, &more);
 }
 
+/// A backup of before two blades moved on is restored: the objects follow the store, and agents take up what is ordered
+/// next, although they know runs that the store has lost.
+#[test]
+fn a_restored_store_is_followed_by_objects_and_agents() {
+    let mut site = Site::up();
+    let (names, fleet) = six(&site, "r", RUN_TIME);
+    decided(&site, &names);
+    let place = |name: &str| site.path(name).display().to_string();
+    let (backup, restored) = (place("backup.jsonl"), format!("sqlite:{}?mode=rwc", place("restored.db")));
+    let whetstone = |args: &[&str]| {
+        let output =
+            std::process::Command::new(crate::harness::operator::program()).args(args).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    whetstone(&["backup", "--store", &site.operators[0].settings.store, "--out", &backup]);
+
+    fleet.command(&[serial("r-1")], |c| c.fault = Some("xid79".into()));
+    site.wait_phases(30, &[("r-1", "Quarantined")]);
+    site.patch::<Blade>("r-2", json!({ "retest": 1 }));
+    until(40, "a second run", || {
+        let row = site.row("r-2").unwrap();
+        let done = site.history("r-2").verdicts.len() == 2 && row.phase.name() == PhaseName::InService;
+        if done { Ok(()) } else { Err(row.phase) }
+    });
+    let lost = site.row("r-2").unwrap().run.unwrap().run;
+    site.check();
+    site.operator().kill();
+
+    whetstone(&["restore", "--store", &restored, "--from", &backup]);
+    site.set_store(&restored);
+    site.operator().start(&[]);
+    site.operator().wait_leading();
+    // The store knows nothing of the fault: its word counts until somebody says it again.
+    until(40, "the objects say what the store says", || {
+        let shown = ["r-1", "r-2"].map(|name| site.blade(name).status.and_then(|status| status.phase));
+        if shown.iter().all(|phase| phase.as_deref() == Some("InService")) { Ok(()) } else { Err(shown) }
+    });
+    site.check();
+    site.patch::<Blade>("r-2", json!({ "retest": 2 }));
+    until(40, "its agent takes up the next run", || {
+        let row = site.row("r-2").unwrap();
+        let last = row.run.as_ref().map(|run| run.run);
+        let done = row.retested == 2 && row.phase.name() == PhaseName::InService && last > Some(lost);
+        if done { Ok(()) } else { Err((row.phase, last)) }
+    });
+    site.check();
+}
+
 /// A disk of its own, gone when dropped.
 struct Disk(std::path::PathBuf);
 

@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::Node;
 use whetstone_api::{Blade, BurnIn};
 use whetstone_model::ids::RunId;
 use whetstone_model::lifecycle::{AfterDrain, Phase, PhaseName, QuarantineReason};
+use whetstone_model::verdict::Outcome;
 use whetstone_store::{BladeRow, RunState};
 
 use super::site::{SeenNode, Site};
@@ -46,12 +47,30 @@ impl Site {
                 ));
             }
             let history = self.rt.block_on(self.store().history(row.serial.as_str())).unwrap().unwrap();
+            // By what was stored, not by what the operator says of it: a run after the last doubt, with a verdict that it passed.
+            if matches!(row.phase, Phase::Ready | Phase::InService { .. }) {
+                let since_doubt = history.transitions.iter().rev().take_while(|step| {
+                    !matches!(step.to, Phase::Quarantined { .. } | Phase::Repairing { .. } | Phase::Retired)
+                });
+                let passed = since_doubt.clone().any(|step| match step.to {
+                    Phase::BurningIn { run } => {
+                        history.verdicts.iter().any(|v| v.run == run && v.outcome == Outcome::Pass)
+                    }
+                    _ => false,
+                });
+                if !passed {
+                    bad(format!("{} without a passed run since its last doubt", row.phase.name()));
+                }
+            }
             // One chain, each link from where the last one led: never two owners, nothing lost, nothing doubled.
             let mut at: Option<Phase> = None;
-            for (place, step) in history.transitions.iter().enumerate() {
-                if step.sequence != place as i64 + 1 {
-                    bad(format!("transition {} has number {}", place + 1, step.sequence));
+            let mut number = 0;
+            for step in &history.transitions {
+                // A restored store goes on far above what it may have lost.
+                if step.sequence != number + 1 && step.sequence < number + 10_000 {
+                    bad(format!("transition {} follows {number}", step.sequence));
                 }
+                number = step.sequence;
                 if step.from != at {
                     bad(format!(
                         "transition {} comes from {:?}, the blade was {at:?}",

@@ -5,6 +5,7 @@ pub mod cluster;
 pub mod operator;
 pub mod postgres;
 pub mod site;
+pub mod way;
 
 use std::fmt::Debug;
 use std::time::{Duration, Instant};

@@ -82,6 +82,20 @@ impl Operator {
         }
     }
 
+    /// Sends it a signal: `STOP` pauses it, `CONT` lets it go on, `TERM` asks it to end.
+    #[track_caller]
+    pub fn signal(&self, signal: &str) {
+        let process = self.child.as_ref().expect("it runs").id().to_string();
+        let sent = Command::new("kill").args([&format!("-{signal}"), &process]).status().unwrap();
+        assert!(sent.success(), "kill -{signal}: {sent}");
+    }
+
+    /// Waits until it has ended.
+    #[track_caller]
+    pub fn wait_ended(&mut self, seconds: u64) -> ExitStatus {
+        until(seconds, "the operator ends", || self.ended().ok_or("it runs"))
+    }
+
     /// How it ended, if it has.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         let status = self.child.as_mut()?.try_wait().unwrap();

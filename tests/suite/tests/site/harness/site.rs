@@ -5,8 +5,9 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use futures::StreamExt;
 use k8s_openapi::api::core::v1::Node;
-use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::api::{ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::ClusterResourceScope;
 use kube::{Api, Client, Config, Resource};
@@ -97,6 +98,15 @@ impl Site {
 
     pub fn operator(&mut self) -> &mut Operator {
         &mut self.operators[0]
+    }
+
+    /// Operators that are started from now on have this store.
+    pub fn set_store(&mut self, url: &str) {
+        self.store_url = url.to_owned();
+        self.store = OnceLock::new();
+        for operator in &mut self.operators {
+            operator.settings.store = url.to_owned();
+        }
     }
 
     /// The store, past the operator.
@@ -308,6 +318,39 @@ impl Site {
             + serde::de::DeserializeOwned,
     {
         self.rt.block_on(self.api::<K>().list(&ListParams::default())).map(|list| list.items)
+    }
+
+    /// All that an object was since the version `since`, until now.
+    #[track_caller]
+    pub fn changes<K>(&self, name: &str, since: &str) -> Vec<K>
+    where
+        K: Resource<DynamicType = (), Scope = ClusterResourceScope>
+            + Clone
+            + std::fmt::Debug
+            + serde::de::DeserializeOwned
+            + 'static,
+    {
+        self.rt.block_on(async {
+            let api = self.api::<K>();
+            let last = api.get(name).await.unwrap().meta().resource_version.clone();
+            let only = WatchParams::default().fields(&format!("metadata.name={name}")).timeout(10);
+            let mut events = std::pin::pin!(api.watch(&only, since).await.unwrap());
+            let mut seen = Vec::new();
+            while last.as_deref() != Some(since) {
+                match events.next().await.expect("the watch ended early").unwrap() {
+                    WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                        let now = object.meta().resource_version.clone();
+                        seen.push(object);
+                        if now == last {
+                            break;
+                        }
+                    }
+                    WatchEvent::Bookmark(_) => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+            seen
+        })
     }
 
     #[track_caller]

@@ -157,18 +157,20 @@ fn look_around(args: &Args, site: &site::Site, acceptance: &Path) -> anyhow::Res
     let columns = "custom-columns=NODE:.metadata.name,TAINTS:.spec.taints[*].value,CORDONED:.spec.unschedulable,WHOSE:.metadata.annotations.whetstone\\.dev/withheld-by";
     let nodes = site.kubectl(&["get", "nodes", "-o", columns])?;
     let whet = args.whet.display();
+    let on = format!(
+        "the site goes on; look around:\n  \
+         export KUBECONFIG={} WHETSTONE_SITE={dir}\n  \
+         {whet} blades\n  {whet} tranche show t-01\n  {whet} explain b-001\n  \
+         end it: {whet} site down --dir {dir}\n",
+        site.kubeconfig.display(),
+        dir = site.dir.display(),
+    );
     Ok(format!(
         "\n$ kubectl get blades\n{blades}\n$ kubectl get nodes   (taint, cordon, and whose they are)\n{nodes}\n\
-         acceptance report: {} (signed; whet report verify {})\n\
-         the site goes on; look around:\n  \
-         export KUBECONFIG={} WHETSTONE_SITE={}\n  \
-         {whet} blades\n  {whet} tranche show t-01\n  {whet} explain b-001\n  \
-         end it: {whet} site down --dir {}\n",
+         acceptance report: {} (signed; {whet} report verify {})\n{}",
         acceptance.join("report.html").display(),
         acceptance.display(),
-        site.kubeconfig.display(),
-        site.dir.display(),
-        site.dir.display(),
+        if args.down { "" } else { &on },
     ))
 }
 
