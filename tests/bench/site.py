@@ -96,7 +96,8 @@ class Api:
 
 
 class NodeWatch:
-    """When each node came to carry our taint with the value `fault`, by a watch on the apiserver."""
+    """When each node came to carry our taint and cordon for a fault, by a watch on the apiserver. First the taint says that the
+    blade is being drained, for pods may be on it; when it is empty, `fault`."""
 
     def __init__(self, api, version):
         self.at, self.stop = {}, False
@@ -111,7 +112,7 @@ class NodeWatch:
             for line in self.answer:
                 node = json.loads(line)["object"]
                 taints = node.get("spec", {}).get("taints", [])
-                if any(t["key"] == "whetstone.dev/withheld" and t.get("value") == "fault" for t in taints):
+                if any(t["key"] == "whetstone.dev/withheld" and t.get("value") in ("draining", "fault") for t in taints):
                     if node["spec"].get("unschedulable"):
                         self.at.setdefault(node["metadata"]["name"], time.monotonic())
         except Exception:
