@@ -260,6 +260,7 @@ proptest! {
 
     #[test]
     fn any_finite_numbers_are_survived(
+        wild in prop_oneof![1 => Just(f64::MAX), 9 => Just(1e149)],
         values in prop::collection::vec(prop_oneof![any::<f64>(), Just(0.0), Just(f64::MAX), -1.0..1.0f64], 1..60),
         per_blade in 1..9usize,
         fpr: f64,
@@ -271,7 +272,7 @@ proptest! {
             .map(|(i, value)| Sample {
                 blade: (i / per_blade).to_string(),
                 device: i.to_string(),
-                value: *value,
+                value: value.clamp(-wild, wild),
                 ..template.clone()
             })
             .collect();

@@ -22,6 +22,8 @@ const NOTED_LAG: f64 = 0.03;
 const NOTED_DEVIATIONS: f64 = 5.0;
 /// Fewer blades than this hardly show how much blades differ.
 const FEW_BLADES: usize = 8;
+/// Values that differ by more than this are not compared.
+const WIDEST: f64 = 1e150;
 /// Variance of the median of n normal values, times n.
 const MEDIAN_VARIANCE: f64 = 1.5;
 
@@ -59,7 +61,11 @@ pub fn weigh(group: &Group<'_>, level: f64, fpr: f64, seed: u64) -> Weighed {
         why_not: None,
         notes: Vec::new(),
     };
-    weighed.why_not = group.too_small();
+    let range = sorted.last().unwrap_or(&0.0) - sorted.first().unwrap_or(&0.0);
+    weighed.why_not = group.too_small().or_else(|| {
+        // No measurement: sums and squares of such differences are no numbers any more.
+        (range > WIDEST).then(|| format!("values from {:e} on over {range:e} cannot be compared", sorted[0]))
+    });
     if weighed.why_not.is_some() {
         return weighed;
     }
