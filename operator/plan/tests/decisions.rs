@@ -266,8 +266,8 @@ fn a_cordon_alone_does_not_withhold() {
     assert!(matches!(one(&world, 2).steps[..], [Step::Withhold { .. }, Step::StartDrain { .. }]));
 }
 
-#[test]
-fn drains_that_are_blocked_for_long_hold_up_no_other() {
+/// Three blades with work on their nodes that a person wants out, and room for one drain.
+fn three_to_drain_one_at_once() -> World {
     let mut world = serving(3);
     world.site.limits.drains = 1;
     for number in 1..=3 {
@@ -276,6 +276,12 @@ fn drains_that_are_blocked_for_long_hold_up_no_other() {
         blade.node = Some(NodeView { our_taint: None, pods_left: Some(1), ..node(&name) });
         blade.intent.quarantine = Some("look".into());
     }
+    world
+}
+
+#[test]
+fn drains_that_are_blocked_for_long_hold_up_no_other() {
+    let mut world = three_to_drain_one_at_once();
     world.blade(1).node.as_mut().unwrap().blocked_by = Some("pod a/b".into());
     settle(&mut world);
     pass_time(&mut world, HOUR);
@@ -710,14 +716,7 @@ fn after_an_outage_of_the_operator_no_agent_counts_as_away_at_once() {
 
 #[test]
 fn drains_that_stand_still_hold_up_no_other_blocked_or_not() {
-    let mut world = serving(3);
-    world.site.limits.drains = 1;
-    for number in 1..=3 {
-        let name = world.blade(number).name.to_string();
-        let blade = world.blade(number);
-        blade.node = Some(NodeView { our_taint: None, pods_left: Some(1), ..node(&name) });
-        blade.intent.quarantine = Some("look".into());
-    }
+    let mut world = three_to_drain_one_at_once();
     // A dead kubelet: its pod was told to end, and nothing blocks that.
     world.blade(1).node.as_mut().unwrap().unreachable = true;
     settle(&mut world);
