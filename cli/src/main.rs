@@ -4,6 +4,8 @@
 mod burnin;
 mod classify;
 mod device_test;
+#[cfg(test)]
+mod docs;
 mod judge;
 mod probe;
 mod report;
@@ -90,6 +92,18 @@ pub fn is_plugin() -> bool {
     })
 }
 
+/// A line on standard error, after the name by which this program was called.
+pub fn complain(what: impl std::fmt::Display) {
+    let name = if is_plugin() { "kubectl whet" } else { "whet" };
+    eprintln!("{name}: {}", as_called(&harmless(&what.to_string())));
+}
+
+/// Lines of which a part comes from elsewhere (an object, the apiserver, the operator), with nothing in them that a
+/// terminal would obey.
+pub fn harmless(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
+}
+
 /// A sentence that names commands in backquotes, with the names by which this program was called.
 pub fn as_called(text: &str) -> std::borrow::Cow<'_, str> {
     if is_plugin() { text_of_plugin(text).into() } else { text.into() }
@@ -127,27 +141,32 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
 }
 
 fn main() -> ExitCode {
-    let (name, result) = if is_plugin() {
+    let result = if is_plugin() {
         let matches = as_plugin(Plugin::command()).get_matches();
         let plugin = Plugin::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
-        ("kubectl whet", site::run(plugin.verb))
+        site::run(plugin.verb)
     } else {
-        ("whet", run(Cli::parse().verb))
+        run(Cli::parse().verb)
     };
     result.unwrap_or_else(|error| {
-        eprintln!("{name}: {}", as_called(&format!("{error:#}")));
+        complain(format_args!("{error:#}"));
         ExitCode::from(if error.is::<InputError>() { 2 } else { 1 })
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::text_of_plugin;
+    use super::{harmless, text_of_plugin};
 
     #[test]
     fn commands_in_a_sentence_are_those_that_the_plugin_has() {
         let text = "no blade x (`whet blades` lists them; `whet site up` makes a site)";
         let plugin = "no blade x (`kubectl whet blades` lists them; `whet site up` makes a site)";
         assert_eq!(text_of_plugin(text), plugin);
+    }
+
+    #[test]
+    fn text_from_elsewhere_keeps_its_lines_and_moves_no_cursor() {
+        assert_eq!(harmless("lease of \u{1b}[2J\u{9b}31mann\rx\u{7}\ntäil"), "lease of  [2J 31mann x \ntäil");
     }
 }

@@ -100,7 +100,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             if json {
                 println!("{}", serde_json::to_string_pretty(&report)?);
             } else {
-                print!("{}", crate::burnin::summary(&report, &dir));
+                print!("{}", crate::burnin::with_page(&report, &dir));
             }
             Ok(ExitCode::SUCCESS)
         }

@@ -6,6 +6,8 @@
     reason = "test helpers: a broken promise is a failed test"
 )]
 
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -68,17 +70,57 @@ fn watts_below_one_blades_and_a_suite_that_is_none_are_refused() {
     refused(&create(&[]), &["no kubeconfig", "--site"]);
 }
 
+fn kubeconfig(dir: &Path, port: u16) -> String {
+    let text = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
+         clusters: [{{name: c, cluster: {{server: 'http://127.0.0.1:{port}'}}}}]\n\
+         contexts: [{{name: c, context: {{cluster: c, user: u}}}}]\nusers: [{{name: u, user: {{}}}}]\n"
+    );
+    let file = dir.join("config");
+    std::fs::write(&file, text).unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
+/// The port of an apiserver that refuses whatever is asked, with these words.
+fn refusing(words: &str) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let body = serde_json::json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "message": words, "reason": "Forbidden", "code": 403,
+    })
+    .to_string();
+    let answer = format!(
+        "HTTP/1.1 403 Forbidden\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let head = BufReader::new(&stream).lines().map_while(Result::ok);
+            head.take_while(|line| !line.is_empty()).for_each(drop);
+            (&stream).write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    port
+}
+
+#[test]
+fn what_the_apiserver_refuses_is_exit_code_2_and_its_words_move_no_cursor() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = kubeconfig(dir.path(), refusing("blades is forbidden:\u{1b}[2J\u{9b}H to ann"));
+    for verb in [&["blades"] as &[&str], &["blades", "--watch"], &["tranche", "list"], &["retire", "b-1"]] {
+        let out = whet(dir.path(), &[verb, &["--kubeconfig", &config]].concat());
+        refused(&out, &["whet: apiserver http://127.0.0.1:", "blades is forbidden: [2J H to ann\n"]);
+    }
+}
+
 #[test]
 fn a_site_that_cannot_be_reached_is_an_error_in_seconds_and_names_the_server() {
     let dir = tempfile::tempdir().unwrap();
-    let config = dir.path().join("config");
     // Port 1: nobody listens there.
-    let text = "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
-                clusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}]\n\
-                contexts: [{name: c, context: {cluster: c, user: u}}]\nusers: [{name: u, user: {}}]\n";
-    std::fs::write(&config, text).unwrap();
+    let config = kubeconfig(dir.path(), 1);
     for verb in [&["blades"] as &[&str], &["blades", "--watch"], &["tranche", "list"], &["explain", "b-1"]] {
-        let out = whet(dir.path(), &[verb, &["--kubeconfig", config.to_str().unwrap()]].concat());
+        let out = whet(dir.path(), &[verb, &["--kubeconfig", &config]].concat());
         assert_eq!(out.status.code(), Some(1), "{out:?}");
         assert!(String::from_utf8_lossy(&out.stderr).contains("http://127.0.0.1:1: "), "{out:?}");
     }

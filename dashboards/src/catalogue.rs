@@ -219,7 +219,7 @@ pub const METRICS: &[Metric] = &[
     // The loop, nodes and drains.
     metric("whetstone_reconcile_seconds", Histogram, "seconds", &[], "Time of one turn of the loop: look, plan, persist, apply.").reach(30.0),
     metric("whetstone_reconcile_errors_total", Counter, "errors", &[open("category", &["away", "locked", "full", "conflict", "forbidden", "spec", "stale", "bug"])], "Errors in the loop, by category. One bad object never stops the others."),
-    metric("whetstone_withhold_seconds", Histogram, "seconds", &[], "Time from evidence of a fault received to taint and cordon on the node.").reach(30.0),
+    metric("whetstone_withhold_seconds", Histogram, "seconds", &[], "Time from evidence of a fault received to taint and cordon on the node. Without blades that the circuit breaker held back.").reach(30.0),
     metric("whetstone_node_patches_total", Counter, "requests", &[closed("verb", &["withhold", "release"]), open("result", &["changed", "same", "away", "conflict", "forbidden"])], "Taints and cordons that were set or taken off; `same`: nothing had to be changed; else the error's category."),
     metric("whetstone_drains", Gauge, "drains", &[closed("state", &["going", "blocked"])], "Drains of ours: pods are being moved, or something blocks them.").leader(),
     metric("whetstone_breaker_open", Gauge, "1", &[], "1 while the circuit breaker holds back further quarantines.").leader(),

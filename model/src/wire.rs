@@ -193,7 +193,8 @@ pub struct ReportAnswer {
     /// What the agent has to do. The same order comes until its run is reported as going on, refused, or done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<Order>,
-    /// The operator lost what was said before (an older store was restored): what stands has to be said again.
+    /// The operator does not have all that this agent was told to be stored: an older store was restored, or the blade's identity
+    /// was reset. What stands has to be said again, and what the blade is.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub say_again: bool,
     /// When the next report is wanted, milliseconds from now.
@@ -252,6 +253,9 @@ pub struct ErrorBody {
     pub code: String,
     /// One line for a person.
     pub message: String,
+    /// Those of the serials asked for that are no blades of this site (ops API).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unknown: Vec<Serial>,
 }
 
 /// The codes that an agent tells apart.
@@ -276,6 +280,6 @@ pub mod error_code {
     pub const NOT_FOUND: &str = "not-found";
     /// 400 or 413: cannot be understood; sending it again is no use.
     pub const BAD_REQUEST: &str = "bad-request";
-    /// 503: not leading, database away. 429: more evidence at once than one blade may send. Try again after `Retry-After`.
+    /// 503: not leading, database away. 429: more than is stored for one blade. Try again after `Retry-After`.
     pub const UNAVAILABLE: &str = "unavailable";
 }

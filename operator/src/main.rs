@@ -123,7 +123,7 @@ struct Run {
 
 #[derive(Subcommand)]
 enum Pki {
-    /// Make the certificate authority; an existing one is never replaced
+    /// Make the certificate authority and the key that signs reports; existing ones are never replaced
     Init {
         #[arg(long, value_name = "DIR")]
         pki_dir: PathBuf,
@@ -207,6 +207,7 @@ async fn go(verb: Verb) -> anyhow::Result<()> {
         Verb::Crds { out } => crds(out),
         Verb::Pki(Pki::Init { pki_dir }) => {
             SiteCa::create(&pki_dir, now_ms())?;
+            pki::report_key(&pki_dir)?;
             Ok(())
         }
         Verb::Pki(Pki::OpsCert { pki_dir, user, url, out, days }) => {

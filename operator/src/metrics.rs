@@ -156,7 +156,7 @@ impl Metrics {
             )?,
             withhold_seconds: m.histogram(
                 "whetstone_withhold_seconds",
-                "From evidence received to taint applied.",
+                "From evidence received to taint applied, without blades that the circuit breaker held back.",
                 &WITHHOLD,
             )?,
             node_patches: m.counters(

@@ -82,6 +82,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> anyhow::Result
     });
 
     let ca = Arc::new(SiteCa::open(&options.pki_dir, options.pki_create, now_ms()).context("--pki-dir")?);
+    let report_key = pki::report_key(&options.pki_dir).context("--pki-dir")?;
     let store = Store::open(&options.store).await.context("--store")?;
     let client = cluster::client(options.kubeconfig.as_deref()).await.context("kubernetes")?;
     let evicting =
@@ -109,7 +110,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> anyhow::Result
         },
         stop.clone(),
     );
-    let ops = Ops { intake: intake.clone(), pki_dir: options.pki_dir.clone(), site: known.clone(), breaker };
+    let ops = Ops { intake: intake.clone(), report_key, site: known.clone(), breaker };
     let router = intake.router().merge(ops::router(ops));
     let listener =
         TcpListener::bind(options.listen).await.with_context(|| format!("--listen {}", options.listen))?;
@@ -144,7 +145,13 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> anyhow::Result
         drains: Drains::new(evicting, fence.clone(), dirty.clone(), tasks.clone(), stop.clone()),
         nodes: Nodes::new(client.clone(), fence.clone(), reach),
         fence: fence.clone(),
-        events: Events::new(client.clone(), &options.identity, precedence.clone(), tasks.clone()),
+        events: Events::new(
+            client.clone(),
+            fence.clone(),
+            &options.identity,
+            precedence.clone(),
+            tasks.clone(),
+        ),
         precedence,
         client,
         seen,
@@ -218,15 +225,12 @@ async fn act(
     };
     let mut lost = std::pin::pin!(lost);
     let Parts { metrics, fence, tasks, .. } = parts.clone();
-    let load = async {
-        parts.seen.ready().await?;
-        anyhow::Ok(Site::load(parts).await?)
-    };
-    let site = tokio::select! {
+    tokio::select! {
         () = stop.cancelled() => return Ok(()),
         why = &mut lost => anyhow::bail!("the lead is lost: {why}"),
-        site = load => site?,
-    };
+        ready = parts.seen.ready() => ready?,
+    }
+    let site = Site::new(parts);
     leading.send_replace(true);
     metrics.leader.set(1);
     health.set(Component::Leader, Ok("leads".to_owned()));

@@ -15,8 +15,8 @@ use whetstone_model::wire::{ErrorAnswer, MAX_BODY, error_code};
 const CONNECT: Duration = Duration::from_secs(5);
 /// All of one call: an answer takes milliseconds, and an agent that is told to stop waits for the call to end.
 const CALL: Duration = Duration::from_secs(15);
-/// All of the upload of a result: 16 MiB at 1 Mbit/s.
-const UPLOAD: Duration = Duration::from_secs(150);
+/// All of the upload of a result: a little longer than the operator takes for one (16 MiB at 64 KiB/s), which says what is wrong.
+const UPLOAD: Duration = Duration::from_secs(330);
 /// Longest wait that an operator may ask for.
 pub const MAX_WAIT: Duration = Duration::from_secs(600);
 

@@ -33,14 +33,13 @@ use std::time::{Duration, Instant};
 
 use whetstone_model::evidence::Finding;
 use whetstone_model::ids::{BadName, Serial};
-use whetstone_model::wire::ItemBody;
 
 use crate::bundle::{BundleError, key};
 use crate::probe::{now_ms, sysfs};
 use crate::run::{Backend, Launcher};
 use crate::watch::{WatchOptions, watch_from};
 use packet::Packet;
-use recorder::{Recorder, STANDING};
+use recorder::{Recorder, SAY_AGAIN, STANDING, say_again};
 use reporter::Reporter;
 use runs::{RunSettings, Runs};
 use shared::{Shared, thread};
@@ -251,8 +250,8 @@ fn serial(
     }
 }
 
-/// What stood when the agent was last here. Where the spool lost something, it is said again: the operator may
-/// not know of it.
+/// What stood when the agent was last here. Where the spool lost something, or the operator has asked for it, it is said
+/// again.
 fn standing(state: &StateDir, shared: &Shared, opened: spool::Opened) -> Vec<Finding> {
     let standing: Vec<Finding> = state.load(STANDING).unwrap_or_default().unwrap_or_default();
     if opened.torn > 0 {
@@ -265,11 +264,8 @@ fn standing(state: &StateDir, shared: &Shared, opened: spool::Opened) -> Vec<Fin
             &[("items", &opened.taken_over)],
         );
     }
-    if opened.torn > 0 || opened.new_stream {
-        for finding in &standing {
-            shared.append(now_ms(), ItemBody::Appeared { finding: finding.clone() });
-        }
-        shared.sync();
+    if opened.torn > 0 || opened.new_stream || state.path(SAY_AGAIN).exists() {
+        say_again(shared, state, now_ms(), &standing);
     }
     standing
 }

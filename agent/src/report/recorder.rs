@@ -16,6 +16,8 @@ use super::state::StateDir;
 use crate::watch::{Event, Watcher, What, changes};
 
 pub(super) const STANDING: &str = "standing.json";
+/// There while what stands has to be said again.
+pub(super) const SAY_AGAIN: &str = "say-again";
 /// Between two sets of readings.
 const READINGS_EVERY: Duration = Duration::from_secs(60);
 
@@ -98,10 +100,7 @@ impl Watcher for Recorder {
     fn looked(&mut self, facts: &Facts, found: &[Finding], took: Duration) {
         self.remember(found);
         if self.shared.take_again() {
-            for finding in found {
-                self.shared.append(facts.at_ms, ItemBody::Appeared { finding: finding.clone() });
-            }
-            self.shared.sync();
+            say_again(&self.shared, &self.state, facts.at_ms, found);
             if found.iter().any(|finding| finding.severity == Severity::Fault) {
                 self.shared.urge();
             }
@@ -119,6 +118,19 @@ impl Watcher for Recorder {
         for finding in found {
             *counts.findings.entry(finding.severity.as_str()).or_default() += 1;
         }
+    }
+}
+
+/// Says all that stands, to an operator that may not know of it.
+pub(super) fn say_again(shared: &Shared, state: &StateDir, at_ms: i64, standing: &[Finding]) {
+    for finding in standing {
+        shared.append(at_ms, ItemBody::Appeared { finding: finding.clone() });
+    }
+    shared.sync();
+    // What is not on disk yet may be lost: then the next start says it.
+    if !shared.spool().finding_waits() {
+        // Mostly nobody has asked, and there is none.
+        let _ = std::fs::remove_file(state.path(SAY_AGAIN));
     }
 }
 

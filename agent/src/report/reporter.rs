@@ -10,6 +10,7 @@ use whetstone_model::wire::{Item, MAX_ITEMS, ReportAnswer, ReportRequest, error_
 use super::client::{CallError, Client, MAX_WAIT, OperatorUrl};
 use super::identity::{self, Identity, IdentityError, Life, Token};
 use super::log::{self, Lasting, Level};
+use super::recorder::SAY_AGAIN;
 use super::runs::Runs;
 use super::shared::{Shared, lock};
 use super::state::StateDir;
@@ -95,11 +96,22 @@ pub(super) struct Reporter<'a> {
 struct Paced {
     due: Option<Instant>,
     backoff: Backoff,
+    /// The last attempt failed.
+    failing: bool,
 }
 
 impl Paced {
     fn is_due(&self) -> bool {
         self.due.is_none_or(|due| due <= Instant::now())
+    }
+    /// How long until it is due. What is urgent keeps to [`MIN_GAP`] alone, but not while attempts fail: their wait holds, or each
+    /// fault would make it worse.
+    fn wait(&self, urgent: bool, last: Option<Instant>) -> Duration {
+        let due = self.due.map_or(Duration::ZERO, |due| due.saturating_duration_since(Instant::now()));
+        if !urgent || self.failing {
+            return due;
+        }
+        due.min(last.map_or(Duration::ZERO, |at| MIN_GAP.saturating_sub(at.elapsed())))
     }
     /// `at_least` is what the operator asked for, of all agents alike; each adds its own part to it. Zero: it asked for nothing.
     fn failed(&mut self, at_least: Duration) {
@@ -108,10 +120,10 @@ impl Paced {
             true => self.backoff.next(),
             false => at_least.mul_f64(rand::random_range(1.0..1.25)),
         };
-        self.due = Some(Instant::now() + wait);
+        (self.due, self.failing) = (Some(Instant::now() + wait), true);
     }
     fn well(&mut self, wait: Duration) {
-        *self = Paced { due: Some(Instant::now() + wait), backoff: Backoff::default() };
+        *self = Paced { due: Some(Instant::now() + wait), ..Paced::default() };
     }
 }
 
@@ -168,20 +180,13 @@ impl<'a> Reporter<'a> {
     /// What came last, for an operator that is there.
     pub fn last_words(&mut self) {
         self.shared.sync();
-        if self.reports.backoff.0 == 0 {
+        if !self.reports.failing {
             self.report();
         }
     }
 
     fn until_report(&self) -> Duration {
-        let now = Instant::now();
-        let due = self.reports.due.map_or(Duration::ZERO, |due| due.saturating_duration_since(now));
-        // While the operator is away its backoff holds, or each fault would make it worse.
-        if self.shared.is_urgent() && self.reports.backoff.0 == 0 {
-            return due
-                .min(self.last_report.map_or(Duration::ZERO, |at| MIN_GAP.saturating_sub(at.elapsed())));
-        }
-        due
+        self.reports.wait(self.shared.is_urgent(), self.last_report)
     }
 
     /// Joins or renews where that is due.
@@ -335,9 +340,9 @@ impl<'a> Reporter<'a> {
     }
 
     fn request(&self) -> (ReportRequest, Option<u64>) {
-        let (items, status, stream, acked) = {
+        let (items, status, stream, told) = {
             let mut spool = self.shared.spool();
-            (spool.batch(self.limit, MAX_ITEM_BYTES), spool.status(), spool.stream(), spool.acked())
+            (spool.batch(self.limit, MAX_ITEM_BYTES), spool.status(), spool.stream(), spool.told())
         };
         // A sign of life is worth sending without them.
         let items = items.unwrap_or_else(|error| {
@@ -355,7 +360,7 @@ impl<'a> Reporter<'a> {
             now_ms: now_ms(),
             stream,
             items,
-            acked: Some(acked).filter(|_| !older),
+            acked: Some(told).filter(|_| !older),
             dropped: status.dropped,
             spooled: status.items,
             facts,
@@ -376,9 +381,7 @@ impl<'a> Reporter<'a> {
         // A version of zero is none; versions begin at 1.
         self.facts_sent = facts_version.unwrap_or(self.facts_sent);
         if answer.say_again && self.asked_again != request.acked {
-            self.asked_again = request.acked;
-            log::warn("the operator has lost evidence: what stands is said again", &[]);
-            self.shared.ask_again();
+            self.say_again(request.acked);
         }
         let last = request.items.last().map_or(0, |item| item.seq);
         // No more is forgotten than was sent, whatever the answer says.
@@ -403,6 +406,18 @@ impl<'a> Reporter<'a> {
             wait = wait.min(MIN_GAP);
         }
         self.reports.well(wait.clamp(MIN_GAP, MAX_WAIT));
+    }
+
+    /// The operator knew less than it had `told` this agent to have. That it asks is on disk before its answer is taken for heard:
+    /// it does not ask for ever.
+    fn say_again(&mut self, told: Option<u64>) {
+        log::warn("the operator does not know all that it had: what stands is said again", &[]);
+        self.asked_again = told;
+        self.facts_sent = 0;
+        if let Err(error) = self.state.save(SAY_AGAIN, &true, 0o644) {
+            log::warn("a restart would not say it again", &[("why", &error)]);
+        }
+        self.shared.ask_again();
     }
 
     fn not_answered(&mut self, request: &ReportRequest, facts_version: Option<u64>, error: &CallError) {
@@ -454,7 +469,7 @@ impl<'a> Reporter<'a> {
                 give_up(item, error);
                 // It may have been this all the time.
                 self.facts_refused = None;
-                let forgot = self.shared.spool().ack(item.seq);
+                let forgot = self.shared.spool().give_up(item.seq);
                 if let Err(error) = forgot {
                     log::warn("spool", &[("why", &error)]);
                 }
@@ -485,6 +500,22 @@ fn give_up(item: &Item, error: &CallError) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_urgent_does_not_shorten_the_wait_that_the_operator_asked_for() {
+        let asked = Duration::from_secs(25);
+        let mut reports = Paced::default();
+        reports.well(asked);
+        assert!(reports.wait(false, None) > asked / 2);
+        assert_eq!(reports.wait(true, None), Duration::ZERO);
+        assert_eq!(reports.wait(true, Some(Instant::now() + asked)), MIN_GAP);
+        for at_least in [asked, Duration::ZERO] {
+            reports.failed(at_least);
+            assert!(reports.wait(true, None) > at_least.max(Duration::from_millis(400)) / 2, "{at_least:?}");
+        }
+        reports.well(asked);
+        assert_eq!(reports.wait(true, None), Duration::ZERO, "it goes well again");
+    }
 
     #[test]
     fn refused_facts_come_again_when_they_change_or_after_a_long_while() {

@@ -7,6 +7,7 @@
 //! next-key.pem      the key of a join or renewal that is under way (0600)
 //! identity.json     key, certificate, CA and blade of the last join or renewal, in one piece (0600)
 //! standing.json     findings that were there at the last look
+//! say-again         here while they have to be said again
 //! spool/            evidence on its way
 //! runs/<run>/       order.json, bundle/, result.json.zst, delivered
 //! last-run          highest run ever seen

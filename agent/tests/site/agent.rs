@@ -54,9 +54,11 @@ impl Blade {
     pub fn start(&self, operator: &Operator, more: &[&str]) -> Agent {
         operator.write_ca(&self.path("ca.pem"));
         let own = [format!("--operator=https://{}", operator.address)];
-        let elsewhere = more.iter().any(|arg| arg.starts_with("--operator"));
+        let pace = ["--interval=1s"];
+        let given = |option: &str| more.iter().any(|arg| arg.starts_with(option));
         let mut child = Command::new(env!("CARGO_BIN_EXE_whetstone-agent"))
-            .args(["run", "--interval", "1s", "--report-interval", "1s", "--backend", "cpu"])
+            .args(["run", "--report-interval", "1s", "--backend", "cpu"])
+            .args(pace.iter().filter(|_| !given("--interval")))
             .arg("--ca")
             .arg(self.path("ca.pem"))
             .arg("--token-file")
@@ -69,7 +71,7 @@ impl Blade {
             .arg(self.path("root"))
             .arg("--kmsg")
             .arg(self.path("kmsg"))
-            .args(own.iter().filter(|_| !elsewhere))
+            .args(own.iter().filter(|_| !given("--operator")))
             .args(more)
             .stderr(Stdio::piped())
             .spawn()

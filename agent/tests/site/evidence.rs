@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use whetstone_model::wire::ItemBody;
 
 use super::agent::{Blade, device, devices, kernel_devices, wait};
-use super::operator::{Mischief, Operator};
+use super::operator::{Books, Mischief, Operator};
 
 #[test]
 fn what_happened_while_the_operator_was_away_comes_through_kills_and_lost_answers_once() {
@@ -93,6 +93,15 @@ fn an_item_that_the_operator_cannot_take_does_not_hold_up_the_others() {
     wait("the others", || (kernel_devices(&operator).len() == 11).then_some(()));
     assert_eq!(kernel_devices(&operator), devices((0..12).filter(|bus| *bus != 7)));
     agent.wait_for_log("the operator does not take an item; given up");
+    // Also as the last one it is nothing that the operator has said to have: it would be taken for lost there.
+    blade.kernel([7]);
+    wait("it to be given up", || (agent.count("given up") == 2).then_some(()));
+    let reports = operator.books(|books| books.reports);
+    wait("reports", || operator.books(|books| (books.reports > reports + 1).then_some(())));
+    operator.books(|books| {
+        let last = books.items.keys().map(|(_, seq)| *seq).max();
+        assert!(books.acked <= last, "{:?} is said to be stored, {last:?} is", books.acked);
+    });
     assert_eq!(agent.stop(), Some(0));
 }
 
@@ -181,19 +190,47 @@ fn what_stands_is_said_again_once_to_an_operator_that_has_lost_it() {
     let (operator, blade) = (Operator::start(), Blade::new());
     let library = format!("--nvml-lib={}", blade.path("no-library").display());
     let agent = blade.start(&operator, &[&library]);
-    let said = || {
-        operator.books(|books| {
-            let appeared = |body: &ItemBody| {
-                matches!(body, ItemBody::Appeared { finding } if finding.code == "source-error")
-            };
-            books.items.values().filter(|item| appeared(&item.body)).count()
-        })
-    };
-    wait("the finding", || (said() == 1).then_some(()));
+    // How often the finding was said, and the facts.
+    let said = || operator.books(|books| (source_errors(books), books.facts.len()));
+    wait("finding and facts", || (said() == (1, 1)).then_some(()));
     operator.books(|books| books.say_again = true);
-    wait("the finding again", || (said() == 2).then_some(()));
+    wait("both again", || (said() == (2, 2)).then_some(()));
     let reports = operator.books(|books| books.reports);
     wait("reports", || operator.books(|books| (books.reports > reports + 3).then_some(())));
-    assert_eq!(said(), 2, "it is said once for each time that it was lost");
+    assert_eq!(said(), (2, 2), "said once for each time that they were lost");
+    assert!(!blade.path("state/say-again").exists());
     assert_eq!(agent.stop(), Some(0));
+}
+
+#[test]
+fn what_was_asked_for_again_is_said_after_a_restart() {
+    let (operator, blade) = (Operator::start(), Blade::new());
+    let library = format!("--nvml-lib={}", blade.path("no-library").display());
+    // It looks once: what stands is not said again before it ends.
+    let agent = blade.start(&operator, &[&library, "--interval=30m"]);
+    let said = || operator.books(|books| source_errors(books));
+    wait("the finding", || (said() == 1).then_some(()));
+    wait("it to be known", || {
+        let standing = std::fs::read_to_string(blade.path("state/standing.json")).unwrap_or_default();
+        standing.contains("source-error").then_some(())
+    });
+    operator.books(|books| books.say_again = true);
+    wait("the wish to be kept", || blade.path("state/say-again").exists().then_some(()));
+    assert_eq!(agent.stop(), Some(0));
+    assert_eq!(said(), 1);
+
+    let agent = blade.start(&operator, &[&library]);
+    wait("the finding again", || (said() == 2).then_some(()));
+    let reports = operator.books(|books| books.reports);
+    wait("reports", || operator.books(|books| (books.reports > reports + 1).then_some(())));
+    assert_eq!(said(), 2);
+    assert!(!blade.path("state/say-again").exists(), "it would be said at every start");
+    assert_eq!(agent.stop(), Some(0));
+}
+
+/// How often the one finding of a blade without a driver was said.
+fn source_errors(books: &Books) -> usize {
+    let appeared =
+        |body: &ItemBody| matches!(body, ItemBody::Appeared { finding } if finding.code == "source-error");
+    books.items.values().filter(|item| appeared(&item.body)).count()
 }

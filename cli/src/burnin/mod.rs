@@ -91,7 +91,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let text = if args.json {
         format!("{}\n", serde_json::to_string_pretty(&report)?)
     } else {
-        summary(&report, &options.out)
+        with_page(&report, &options.out)
     };
     // The bundle is whole and signed; a reader who went away changes nothing about the verdict.
     let _ = std::io::stdout().write_all(text.as_bytes());
@@ -141,8 +141,13 @@ fn default_out() -> PathBuf {
     PathBuf::from(format!("burnin-{}", jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ")))
 }
 
+/// [`summary`], and where the page with all of it lies.
+pub fn with_page(report: &Report, dir: &Path) -> String {
+    format!("{}  report: {}\n", summary(report), dir.join("report.html").display())
+}
+
 /// What a person reads at the end.
-pub fn summary(report: &Report, dir: &Path) -> String {
+pub fn summary(report: &Report) -> String {
     use std::fmt::Write as _;
     let mut text = String::new();
     let verdict = &report.verdict;
@@ -169,6 +174,5 @@ pub fn summary(report: &Report, dir: &Path) -> String {
         let outcome = outcome.as_ref().and_then(|o| o.as_str()).unwrap_or("").replace('_', " ");
         let _ = writeln!(text, "  {:<14} {outcome:<15} {seconds:>6.1} s  {}", test.name, test.detail);
     }
-    let _ = writeln!(text, "  report: {}", dir.join("report.html").display());
     text
 }

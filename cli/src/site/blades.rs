@@ -19,7 +19,7 @@ use super::failure::OrExit as _;
 use super::row::{BladeRow, table};
 use super::table::now_ms;
 use super::{print_json, say, wait_for};
-use crate::input_error;
+use crate::{complain, input_error};
 
 #[derive(clap::Args)]
 #[command(
@@ -185,7 +185,7 @@ async fn watch(site: &Site, selector: Option<String>, args: &Args) -> anyhow::Re
             // The first answer decides whether there is anything to watch; later the watcher comes back by itself.
             Err(error) if !again => return Err(failure(site, error).into_error()),
             Err(error) => {
-                eprintln!("whet: {}; trying again", failure(site, error));
+                complain(format_args!("{}; trying again", failure(site, error)));
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }

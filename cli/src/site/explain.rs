@@ -12,7 +12,7 @@ use super::history::{History, lines};
 use super::row::BladeRow;
 use super::table::{clean, duration, now_ms};
 use super::{print_json, say, wait_for};
-use crate::input_error;
+use crate::{complain, input_error};
 
 #[derive(clap::Args)]
 #[command(
@@ -88,7 +88,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         say(&text)?;
         if let Some(away) = away {
-            eprintln!("whet: no history: {away}");
+            complain(format_args!("no history: {away}"));
         }
         Ok(ExitCode::SUCCESS)
     })

@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use super::access::Site;
 use super::failure::Failure;
 use super::ops::NAMESPACE;
+use crate::complain;
 
 const LABEL: &str = "app.kubernetes.io/name=whetstone-operator";
 /// Name of the port in the pod.
@@ -55,7 +56,7 @@ pub async fn to_operator(site: &Site, port: u16) -> Result<Forward, Failure> {
                             let _ = tokio::io::copy_bidirectional(&mut here, &mut there).await;
                         }
                     }
-                    Err(error) => eprintln!("whet: pod {pod}: its port cannot be forwarded: {error}"),
+                    Err(error) => complain(format_args!("pod {pod}: its port cannot be forwarded: {error}")),
                 }
             });
         }

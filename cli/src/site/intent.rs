@@ -39,7 +39,7 @@ pub struct QuarantineArgs {
 
 #[derive(clap::Args)]
 #[command(
-    after_help = "A person's quarantine is taken away. Any other ends by a passed burn-in alone: this asks for one.\n\n\
+    after_help = "A person's quarantine is taken away, and a blade that is withheld is burned in: no quarantine ends without that.\n\n\
                         Example:\n  whet release b-003 --repaired 'baseboard replaced, SN 1655123000099'"
 )]
 pub struct ReleaseArgs {
@@ -122,7 +122,6 @@ fn released(blade: &Blade, repaired: Option<&str>) -> anyhow::Result<(Value, Str
     if blade.spec.retired {
         return Err(input_error(format!("{} is retired", name(blade))));
     }
-    let retest = blade.spec.retest + 1;
     let mut patch = json!({"spec": {}});
     if by_person {
         patch["spec"]["quarantine"] = Value::Null;
@@ -130,15 +129,23 @@ fn released(blade: &Blade, repaired: Option<&str>) -> anyhow::Result<(Value, Str
     if let Some(text) = repaired {
         patch["metadata"] = json!({"annotations": {REPAIRED: text}});
     }
-    let other_reason = withheld && !by_person;
-    if other_reason || repaired.is_some() {
-        patch["spec"]["retest"] = json!(retest);
+    // A fault may have withheld it before a person did, and a drain may end in a quarantine for a fault: without a wish for
+    // a burn-in it would stay there. Where the person's was the only reason, the burn-in comes in any case.
+    let burn_in = withheld || repaired.is_some() || phase == "Draining";
+    if burn_in {
+        patch["spec"]["retest"] = json!(blade.spec.retest + 1);
     }
-    let said = match by_person {
-        true => "its quarantine is taken away; it goes through burn-in before it serves",
-        false => "goes through burn-in now, and is released if it passes",
+    let taken = if by_person { "its quarantine is taken away; " } else { "" };
+    let then = match burn_in {
+        true => {
+            "a burn-in is asked for, and it is released if it passes (`whet explain` says what it waits for)"
+                .to_owned()
+        }
+        false => format!(
+            "it is {phase}, and if it was withheld meanwhile it goes through burn-in before it serves"
+        ),
     };
-    Ok((patch, said.to_owned()))
+    Ok((patch, format!("{taken}{then}")))
 }
 
 fn name(blade: &Blade) -> &str {
@@ -198,12 +205,22 @@ mod tests {
     }
 
     #[test]
-    fn a_persons_quarantine_is_taken_away_and_any_other_needs_a_burn_in() {
-        let (patch, _) = released(&blade("Quarantined", true), None).unwrap();
-        assert_eq!(patch, json!({"spec": {"quarantine": null}}));
+    fn a_persons_quarantine_is_taken_away_and_what_is_withheld_needs_a_burn_in() {
+        // A person's may lie on top of a fault's: without the wish nothing would come.
+        for phase in ["Quarantined", "Repairing", "Draining"] {
+            let (patch, said) = released(&blade(phase, true), None).unwrap();
+            assert_eq!(patch, json!({"spec": {"quarantine": null, "retest": 5}}));
+            assert!(said.starts_with("its quarantine is taken away; a burn-in is asked for"), "{said}");
+        }
         let (patch, said) = released(&blade("Quarantined", false), None).unwrap();
         assert_eq!(patch, json!({"spec": {"retest": 5}}));
-        assert!(said.contains("burn-in"), "{said}");
+        assert!(said.starts_with("a burn-in is asked for"), "{said}");
+        // Taken back before it took effect: no burn-in takes it out of service for that, or ends its sanitising.
+        for phase in ["InService", "Ready", "Sanitising"] {
+            let (patch, said) = released(&blade(phase, true), None).unwrap();
+            assert_eq!(patch, json!({"spec": {"quarantine": null}}));
+            assert!(said.contains(phase) && !said.contains("asked for"), "{said}");
+        }
         let (patch, _) = released(&blade("Quarantined", true), Some("new board")).unwrap();
         assert_eq!(
             patch,
@@ -215,7 +232,7 @@ mod tests {
 
     #[test]
     fn what_is_not_withheld_is_not_released() {
-        for phase in ["Ready", "InService", "Expected", "New"] {
+        for phase in ["Ready", "InService", "Draining", "Expected", "New"] {
             let error = released(&blade(phase, false), None).unwrap_err();
             assert!(error.is::<crate::InputError>() && error.to_string().contains(phase), "{error}");
         }

@@ -13,7 +13,7 @@ use ureq::http::Uri;
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
-use whetstone_model::wire::ErrorAnswer;
+use whetstone_model::wire::{ErrorAnswer, ErrorBody};
 
 use super::access::Site;
 use super::failure::Failure;
@@ -62,9 +62,10 @@ impl Credentials {
 
     async fn of_cluster(site: &Site) -> Result<Credentials, Failure> {
         let place = format!("secret {NAMESPACE}/{SECRET}");
-        let secret = site.namespaced::<Secret>(NAMESPACE).get_opt(SECRET).await.map_err(|e| {
-            let reason = site.failure(&place, e);
-            Failure::Credentials(format!("{place} cannot be read: {reason}"))
+        let found = site.namespaced::<Secret>(NAMESPACE).get_opt(SECRET).await;
+        let secret = found.map_err(|e| match site.failure(&place, e) {
+            denied @ Failure::Denied { .. } => denied,
+            reason => Failure::Credentials(format!("{place} cannot be read: {reason}")),
         })?;
         let missing = || {
             Failure::Credentials(format!(
@@ -231,11 +232,14 @@ fn call(agent: &ureq::Agent, base: &str, path: &str, body: Option<&[u8]>) -> Res
         return Ok(bytes);
     }
     Err(match serde_json::from_slice::<ErrorAnswer>(&bytes) {
-        Ok(ErrorAnswer { error }) => Failure::Operator { status, code: error.code, message: error.message },
+        Ok(ErrorAnswer { error: ErrorBody { code, message, unknown } }) => {
+            Failure::Operator { status, code, message, unknown }
+        }
         Err(_) => Failure::Operator {
             status,
             code: format!("http {status}"),
             message: super::table::clean(&String::from_utf8_lossy(&bytes)).chars().take(200).collect(),
+            unknown: Vec::new(),
         },
     })
 }

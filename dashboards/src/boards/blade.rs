@@ -92,7 +92,7 @@ fn out_of_service() -> Vec<Panel> {
             Draw::Heatmap,
             "Fault to taint",
             "s",
-            "Time from evidence of a fault received to taint and cordon on the node.",
+            "Time from evidence of a fault received to taint and cordon on the node. Without blades that the circuit breaker held back.",
         )
         .target("{{le}}", buckets("whetstone_withhold_seconds", "")),
         Panel::new(

@@ -11,6 +11,8 @@ pub const PROGRESSING: &str = "Progressing";
 pub const DEGRADED: &str = "Degraded";
 /// It is past its phase's time limit.
 pub const STUCK: &str = "Stuck";
+/// Its agent reports.
+pub const AGENT_LIVE: &str = "AgentLive";
 /// The spec can be understood.
 pub const VALID: &str = "Valid";
 

@@ -93,6 +93,7 @@ fn site(blades: usize, now_ms: i64) -> anyhow::Result<SiteView> {
                 our_cordon: withheld,
                 our_taint: withheld.then(|| reason.to_owned()),
                 our_note: withheld.then(|| note.text()),
+                our_label: Some(format!("b-{number:06}")),
                 pods_left: None,
                 blocked_by: None,
                 unreachable: false,

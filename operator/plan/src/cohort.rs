@@ -35,8 +35,8 @@ pub(crate) fn part(blade: &BladeView, wish: Wish) -> Part {
     }
 }
 
-/// Nobody is waited for any more. A blade whose agent is away, or that no budget will ever let start, holds up none of
-/// the others: it is compared with them when it comes. While nobody listened, none was away.
+/// Nobody is waited for any more. A blade whose agent is away, that no budget will ever let start, or whose node is another's
+/// holds up none of the others: it is compared with them when it comes. While nobody listened, none was away.
 pub(crate) fn all_ended(look: &Look, tranche: &TrancheView) -> bool {
     let Some(tally) = look.index.tranches.get(&tranche.name) else { return true };
     tally.going == 0
@@ -44,5 +44,6 @@ pub(crate) fn all_ended(look: &Look, tranche: &TrancheView) -> bool {
             .to_come
             .iter()
             .filter_map(|serial| look.site.blades.get(serial))
-            .any(|blade| !look.is_away(blade) && !admit::hopeless(look.site, look.index, blade, tranche))
+            .filter(|blade| !look.is_away(blade) && look.contested(blade).is_none())
+            .any(|blade| !admit::hopeless(look.site, look.index, blade, tranche))
 }

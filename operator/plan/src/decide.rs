@@ -75,10 +75,20 @@ impl<'a> Look<'a> {
         WaitReason::AgentAway { since_ms: blade.agent.last_seen_ms.unwrap_or(blade.since_ms) }
     }
 
+    /// Another blade has the say at the node that this one names: a person has to put one of the two right.
+    pub(crate) fn contested(&self, blade: &BladeView) -> Option<WaitReason> {
+        let node = blade.node.as_ref()?;
+        let rival = self.index.rival(&blade.serial, &node.name)?;
+        Some(WaitReason::contested(&node.name, rival))
+    }
+
     /// Why it may not start a run, whoever else is in the queue.
     pub(crate) fn no_room(&self, blade: &BladeView) -> Option<WaitReason> {
         if !self.live(blade) {
             return Some(self.away(blade));
+        }
+        if let Some(reason) = self.contested(blade) {
+            return Some(reason);
         }
         if let Some(name) = &blade.tranche {
             match self.site.tranches.get(name) {
@@ -105,7 +115,11 @@ impl<'a> Look<'a> {
     /// `None` if the blade is not in the index: it came after it was made.
     pub(crate) fn decide(&self, blade: &BladeView) -> Option<BladePlan> {
         let wish = self.index.wish(&blade.serial)?;
-        let mut decided = self.carry_out(blade, wish);
+        let contested = self.contested(blade);
+        let mut decided = match &contested {
+            Some(reason) if needs_its_node(blade, wish) => wait(reason.clone()),
+            _ => self.carry_out(blade, wish),
+        };
         if matches!(wish, Wish::Serve | Wish::Keep) {
             // A fault went while its case was open and its node not yet withheld.
             decided.steps.splice(0..0, close_cases(blade, "gone before the blade was withheld"));
@@ -114,9 +128,17 @@ impl<'a> Look<'a> {
             Outcome::Wait { reason } => explain::stuck(blade, reason, self.now_ms),
             _ => None,
         };
-        let node = blade.node.as_ref().filter(|node| self.index.has_say(&blade.serial, &node.name));
+        let node = blade.node.as_ref().filter(|_| contested.is_none());
         let (outcome, steps) = self.with_node(blade, node, decided);
-        Some(BladePlan { serial: blade.serial.clone(), sequence: blade.sequence, outcome, steps, stuck })
+        let away = blade.agent.joined && self.is_away(blade);
+        Some(BladePlan {
+            serial: blade.serial.clone(),
+            sequence: blade.sequence,
+            outcome,
+            steps,
+            stuck,
+            away,
+        })
     }
 
     fn carry_out(&self, blade: &BladeView, wish: Wish) -> Decided {
@@ -152,9 +174,9 @@ impl<'a> Look<'a> {
                 }
             },
             Wish::Accept => self.accept(blade),
-            Wish::Withhold(cause) => quarantine(blade, cause),
+            Wish::Withhold(cause) => self.quarantine(blade, cause),
             Wish::Fault if breaker::begun(blade, wish) || self.breaker().lets(&blade.serial) => {
-                quarantine(blade, Cause::Fault)
+                self.quarantine(blade, Cause::Fault)
             }
             Wish::Fault => Decided {
                 outcome: Outcome::Wait { reason: self.breaker().wait() },
@@ -288,7 +310,20 @@ impl<'a> Look<'a> {
         Decided { outcome, steps, node: NodeWish::Released }
     }
 
-    /// Adds what the node needs, and what is left over from before. `node`: the blade's, if it is this blade that has a say
+    /// First over a drain, if there is a node that work may be on; else at once.
+    fn quarantine(&self, blade: &BladeView, cause: Cause) -> Decided {
+        let reason = cause.reason();
+        // What a free blade's own node may carry is not known while it names another's.
+        let unknown = blade.phase == Phase::Ready && self.contested(blade).is_some();
+        let to = if unknown || node::may_carry_work(blade) {
+            Phase::Draining { then: AfterDrain::Quarantine { reason } }
+        } else {
+            Phase::Quarantined { reason }
+        };
+        go(to, cause.why(blade), cause.cases(blade))
+    }
+
+    /// Adds what the node needs, and what is left over from before. `node`: the blade's, if it is this blade that has the say
     /// there.
     fn with_node(
         &self,
@@ -344,15 +379,9 @@ fn go(to: Phase, why: impl Into<String>, mut steps: Vec<Step>) -> Decided {
     Decided { outcome: Outcome::Transition { to, why }, steps, node: NodeWish::Withheld }
 }
 
-/// First over a drain, if there is a node that work may be on; else at once.
-fn quarantine(blade: &BladeView, cause: Cause) -> Decided {
-    let reason = cause.reason();
-    let to = if node::may_carry_work(blade) {
-        Phase::Draining { then: AfterDrain::Quarantine { reason } }
-    } else {
-        Phase::Quarantined { reason }
-    };
-    go(to, cause.why(blade), cause.cases(blade))
+/// It serves, or waits for what its own node shows. A blade may fall, and go to its end, without one.
+fn needs_its_node(blade: &BladeView, wish: Wish) -> bool {
+    blade.phase.name() == PhaseName::Draining || matches!(wish, Wish::Serve | Wish::Keep | Wish::Person)
 }
 
 fn close_cases(blade: &BladeView, why: &str) -> Vec<Step> {

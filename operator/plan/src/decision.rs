@@ -23,6 +23,8 @@ pub struct BladePlan {
     pub steps: Vec<Step>,
     /// Past its phase's time limit: since when and by how much, for a person.
     pub stuck: Option<String>,
+    /// Its agent joined once and is silent now, whatever the blade waits for.
+    pub away: bool,
 }
 
 /// Why this blade is where it is.
@@ -116,7 +118,7 @@ pub enum WaitReason {
     Duplicate {
         tranche: TrancheName,
     },
-    /// The object that describes it cannot be understood.
+    /// What describes it cannot be understood, is missing, or says what another blade's does.
     BadSpec {
         what: String,
     },

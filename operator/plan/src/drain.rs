@@ -1,5 +1,6 @@
 //! Drains: when one is over, and how many at once.
 
+use whetstone_model::ids::Serial;
 use whetstone_model::lifecycle::{Phase, PhaseName};
 
 use crate::decide::Look;
@@ -40,6 +41,12 @@ pub(crate) fn wanted(blade: &BladeView) -> bool {
         && blade.node.as_ref().is_some_and(|node| node.drain != DrainState::Going)
 }
 
+/// Blades whose drain may start now.
+pub(crate) fn next<'l>(look: &'l Look<'_>) -> impl Iterator<Item = &'l Serial> {
+    let free = look.site.limits.drains.saturating_sub(going(look));
+    look.index.drains_wanted.iter().take(free).map(|(_, serial)| serial)
+}
+
 /// What a draining blade waits for, and whether its drain starts now.
 pub(crate) fn step(look: &Look, blade: &BladeView, node: &NodeView) -> (WaitReason, bool) {
     let moving = WaitReason::Drain {
@@ -51,12 +58,9 @@ pub(crate) fn step(look: &Look, blade: &BladeView, node: &NodeView) -> (WaitReas
     if !wanted(blade) {
         return (moving, false);
     }
-    let limit = look.site.limits.drains;
-    let free = limit.saturating_sub(going(look));
-    let mine = |(_, serial): &(_, _)| *serial == blade.serial;
-    if look.index.drains_wanted.iter().take(free).any(mine) {
+    if next(look).any(|serial| *serial == blade.serial) {
         (moving, true)
     } else {
-        (WaitReason::DrainBudget { limit }, false)
+        (WaitReason::DrainBudget { limit: look.site.limits.drains }, false)
     }
 }

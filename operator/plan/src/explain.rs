@@ -1,6 +1,7 @@
 //! Sentences for a person: where a blade is, what it waits for, who has to act.
 
 use whetstone_model::action::Action;
+use whetstone_model::ids::BladeName;
 use whetstone_model::lifecycle::{AfterDrain, Phase, PhaseName, PrepareStep, QuarantineReason, Rung};
 use whetstone_model::verdict::Outcome as RunOutcome;
 
@@ -13,6 +14,11 @@ impl WaitReason {
     /// Nobody describes the blade's tranche.
     pub(crate) fn undescribed(tranche: &str) -> WaitReason {
         WaitReason::BadSpec { what: format!("its tranche {tranche} is not described") }
+    }
+
+    /// The node that its object names is another blade's.
+    pub(crate) fn contested(node: &str, rival: &BladeName) -> WaitReason {
+        WaitReason::BadSpec { what: format!("its node {node} is blade {rival}'s") }
     }
 
     /// One sentence: what it waits for.

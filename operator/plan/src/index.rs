@@ -10,7 +10,7 @@ use crate::breaker;
 use crate::cohort::{self, Part};
 use crate::drain;
 use crate::gate;
-use crate::view::{BladeView, SiteView};
+use crate::view::{BladeView, NodeView, SiteView};
 use crate::wish::{Class, Wish, unfinished, wish};
 
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -27,28 +27,51 @@ pub(crate) struct Index {
     pub faulted: BTreeSet<(i64, Serial)>,
     /// To be withheld for a fault; the oldest fault first.
     pub fault_wanted: BTreeSet<(i64, BladeName, Serial)>,
-    /// Drains that go on, with the time when they last got on.
+    /// Drains that go on, with the time when they last got on. One of each node, whoever else names it.
     pub drains: BTreeSet<(i64, Serial)>,
     pub drains_wanted: BTreeSet<(BladeName, Serial)>,
-    /// Which blades name a node, those first that have more to say there.
-    nodes: BTreeMap<String, Vec<(Claim, Serial)>>,
+    /// Which blades name a node. The first has the say there, alone: two of which one withholds what the other releases would
+    /// leave it open half of the time.
+    nodes: BTreeMap<String, Vec<Claim>>,
 }
 
-/// What a blade has to say of the node that it names, should another name it as well: a blade that has left the site, or
-/// that nobody has heard of, must not get in the way of one that is there.
+/// A blade's claim to the node that it names, in the order of who has more to say there: a blade that has left the site, or
+/// that nobody has heard of, must not get in the way of one that is there; nor one that names the node by mistake in the way
+/// of the one that is called like it, or that it was last withheld for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Claim {
+    standing: Standing,
+    other_name: bool,
+    other_label: bool,
+    serial: Serial,
+    name: BladeName,
+    /// If its drain goes on: when that last got on.
+    drain: Option<i64>,
+    drain_wanted: bool,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Claim {
+enum Standing {
     There,
     Expected,
     Leaves,
 }
 
 impl Claim {
-    fn new(wish: Wish) -> Claim {
-        match wish {
-            Wish::Deliver => Claim::Expected,
-            Wish::Retire | Wish::Gone => Claim::Leaves,
-            _ => Claim::There,
+    fn new(blade: &BladeView, node: &NodeView, wish: Wish) -> Claim {
+        let name = blade.name.as_str();
+        Claim {
+            standing: match wish {
+                Wish::Deliver => Standing::Expected,
+                Wish::Retire | Wish::Gone => Standing::Leaves,
+                _ => Standing::There,
+            },
+            other_name: node.name != name,
+            other_label: node.our_label.as_deref() != Some(name),
+            serial: blade.serial.clone(),
+            name: blade.name.clone(),
+            drain: drain::moved_ms(blade),
+            drain_wanted: drain::wanted(blade),
         }
     }
 }
@@ -97,8 +120,6 @@ struct Mark {
     passed: bool,
     faulted: Option<i64>,
     fault_wanted: Option<i64>,
-    drain: Option<i64>,
-    drain_wanted: bool,
     node: Option<(String, Claim)>,
 }
 
@@ -107,7 +128,6 @@ impl Mark {
         let tranche = blade.tranche.as_ref().and_then(|name| site.tranches.get(name));
         let wish = wish(blade, tranche);
         let oldest = blade.faults.iter().map(|fault| fault.since_ms).min();
-        let claim = Claim::new(wish);
         let wants = wish == Wish::Fault && !breaker::begun(blade, wish);
         Mark {
             wish,
@@ -124,10 +144,7 @@ impl Mark {
             faulted: breaker::withheld_since(blade, wish),
             // Without a fault it is in doubt since its last doubt.
             fault_wanted: wants.then(|| oldest.or(blade.doubted_ms).unwrap_or(blade.since_ms)),
-            // One on a node that is another's is counted there.
-            drain: drain::moved_ms(blade).filter(|_| claim == Claim::There),
-            drain_wanted: drain::wanted(blade),
-            node: blade.node.as_ref().map(|node| (node.name.clone(), claim)),
+            node: blade.node.as_ref().map(|node| (node.name.clone(), Claim::new(blade, node, wish))),
         }
     }
 }
@@ -229,28 +246,38 @@ impl Index {
         if let Some(since_ms) = mark.fault_wanted {
             put(&mut self.fault_wanted, (since_ms, mark.name.clone(), serial.clone()), add);
         }
-        if let Some(moved_ms) = mark.drain {
-            put(&mut self.drains, (moved_ms, serial.clone()), add);
-        }
-        if mark.drain_wanted {
-            put(&mut self.drains_wanted, (mark.name.clone(), serial.clone()), add);
-        }
         if let Some((node, claim)) = &mark.node {
-            let claims = self.nodes.entry(node.clone()).or_default();
-            claims.retain(|(_, other)| other != serial);
-            if add {
-                claims.push((*claim, serial.clone()));
-                claims.sort();
-            } else if claims.is_empty() {
-                self.nodes.remove(node);
+            self.claim(node, claim, add);
+        }
+    }
+
+    /// Another one may have the say at the node then, and its drain is counted as that one sees it.
+    fn claim(&mut self, node: &str, claim: &Claim, add: bool) {
+        let claims = self.nodes.entry(node.to_owned()).or_default();
+        let before = claims.first().cloned();
+        claims.retain(|other| other.serial != claim.serial);
+        if add {
+            claims.push(claim.clone());
+            claims.sort();
+        }
+        let after = claims.first().cloned();
+        if after.is_none() {
+            self.nodes.remove(node);
+        }
+        for (first, add) in [(before, false), (after, true)] {
+            let Some(Claim { serial, name, drain, drain_wanted, .. }) = first else { continue };
+            if let Some(moved_ms) = drain {
+                put(&mut self.drains, (moved_ms, serial.clone()), add);
+            }
+            if drain_wanted {
+                put(&mut self.drains_wanted, (name, serial), add);
             }
         }
     }
 
-    /// This blade may do something with the node that it names: no other has more to say there.
-    pub(crate) fn has_say(&self, serial: &Serial, node: &str) -> bool {
-        let claims = self.nodes.get(node).map(Vec::as_slice).unwrap_or_default();
-        let mine = claims.iter().find(|(_, other)| other == serial);
-        mine.is_none_or(|mine| mine.0 == Claim::There || claims.first() == Some(mine))
+    /// Who has the say at the node that this blade names, if it is another one.
+    pub(crate) fn rival(&self, serial: &Serial, node: &str) -> Option<&BladeName> {
+        let first = self.nodes.get(node)?.first()?;
+        (first.serial != *serial).then_some(&first.name)
     }
 }

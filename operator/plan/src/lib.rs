@@ -68,6 +68,11 @@ impl Planner {
         }
     }
 
+    /// Blades whose drain may start now. The end of another one is no event of theirs, so nobody says that they are dirty.
+    pub fn next_drains(&self, site: &SiteView, now_ms: i64) -> BTreeSet<Serial> {
+        drain::next(&Look::new(site, &self.index, now_ms)).cloned().collect()
+    }
+
     /// As [`plan`].
     pub fn plan(&self, site: &SiteView, now_ms: i64) -> Plan {
         let look = Look::new(site, &self.index, now_ms);

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use whetstone_model::ids::{RackName, TrancheName};
+use whetstone_model::ids::{RackName, Serial, TrancheName};
 use whetstone_model::lifecycle::{AfterDrain, Owner, Phase, PhaseName, QuarantineReason};
 
 use crate::decision::{BladePlan, Outcome, Plan, Step, WaitReason};
@@ -26,6 +26,7 @@ pub fn lint(site: &SiteView, plan: &Plan, now_ms: i64) -> Vec<String> {
             broken.push(format!("{}: {text}", blade.name));
         }
     }
+    nodes(plan, &mut broken);
     burn_in_budgets(site, plan, &mut broken);
     drain_budget(site, plan, now_ms, &mut broken);
     breaker(site, plan, &mut broken);
@@ -158,6 +159,24 @@ fn order(one: &BladePlan, broken: &mut Vec<String>) {
     }
 }
 
+/// Nobody works against another one at the same node.
+fn nodes(plan: &Plan, broken: &mut Vec<String>) {
+    let mut whose: BTreeMap<&str, &Serial> = BTreeMap::new();
+    for (one, step) in plan.blades.iter().flat_map(|one| one.steps.iter().map(move |step| (one, step))) {
+        let node = match step {
+            Step::Withhold { node, .. }
+            | Step::Release { node }
+            | Step::StartDrain { node }
+            | Step::EndDrain { node } => node,
+            _ => continue,
+        };
+        let first = *whose.entry(node).or_insert(&one.serial);
+        if *first != one.serial {
+            broken.push(format!("{node}: steps of {first} and of {}", one.serial));
+        }
+    }
+}
+
 fn burn_in_budgets(site: &SiteView, plan: &Plan, broken: &mut Vec<String>) {
     let starts: Vec<&BladeView> = plan
         .blades
@@ -221,13 +240,13 @@ fn drain_budget(site: &SiteView, plan: &Plan, now_ms: i64, broken: &mut Vec<Stri
         Some(moved_ms) => now_ms - moved_ms <= limit_ms,
         None => node.blocked_by.is_none(),
     };
-    let going = |blade: &&BladeView| {
-        let goes = |node: &NodeView| node.drain == DrainState::Going && gets_on(node);
-        blade.node.as_ref().is_some_and(goes)
-    };
+    let goes = |node: &&NodeView| node.drain == DrainState::Going && gets_on(node);
+    let going = site.blades.values().filter_map(|blade| blade.node.as_ref()).filter(goes);
+    // A drain is its node's, whoever else names that.
+    let going: BTreeSet<&str> = going.map(|node| node.name.as_str()).collect();
     let starts = |one: &&BladePlan| one.steps.iter().any(|step| matches!(step, Step::StartDrain { .. }));
     let new = plan.blades.iter().filter(starts).count();
-    let all = new + site.blades.values().filter(going).count();
+    let all = new + going.len();
     if new > 0 && all > site.limits.drains {
         broken.push(format!("{all} drains at once, {} may go on", site.limits.drains));
     }

@@ -198,6 +198,9 @@ pub struct NodeView {
     pub our_taint: Option<String>,
     /// What our annotation on the node says now, as written; compared with what should be there.
     pub our_note: Option<String>,
+    /// Name of the blade that it was last withheld for, by our label: it stays when the node is let go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub our_label: Option<String>,
     /// Pods that a drain would have to move; `None` = not counted.
     pub pods_left: Option<usize>,
     /// What blocks the drain, if something does: `pod a/b: PodDisruptionBudget c`.

@@ -49,6 +49,12 @@ fn lint_finds_what_is_wrong_with_a_plan() {
     assert!(lint(&world.site, &plan, world.now_ms)[0].contains("withhold after the transition"));
     plan.blades.push(plan.blades[1].clone());
     assert!(lint(&world.site, &plan, world.now_ms).iter().any(|text| text.contains("planned twice")));
+    // Both are at one node.
+    let mut plan = sound.clone();
+    for one in &mut plan.blades {
+        one.steps = vec![Step::Release { node: "n-1".into() }];
+    }
+    assert_eq!(lint(&world.site, &plan, world.now_ms), ["n-1: steps of SN00001 and of SN00002"]);
     // Both start where one may.
     let mut world = world;
     world.tranche("t-1").concurrency = 1;

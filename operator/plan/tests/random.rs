@@ -230,12 +230,20 @@ impl Run {
         }
     }
 
-    /// Plans in all ways, checks that they agree, and carries out a part.
+    /// Plans, and carries out a part.
     fn look(&mut self, steps: usize) {
         self.plan_and_apply(steps);
     }
 
     fn plan_and_apply(&mut self, steps: usize) -> Plan {
+        let whole = self.plan();
+        self.world.apply(&whole, steps);
+        self.always();
+        whole
+    }
+
+    /// Plans in all ways, and checks that they agree.
+    fn plan(&mut self) -> Plan {
         self.world.now_ms += 1;
         let site = &self.world.site;
         let now_ms = self.world.now_ms;
@@ -259,8 +267,6 @@ impl Run {
         assert_eq!(some.blades.iter().collect::<Vec<_>>(), wanted);
         assert!(some.tranches.iter().all(|tranche| whole.tranches.contains(tranche)));
         self.planned_on = site.clone();
-        self.world.apply(&whole, steps);
-        self.always();
         whole
     }
 
@@ -446,6 +452,25 @@ proptest! {
         for blade in run.world.site.blades.values() {
             prop_assert!(home(blade), "{:?}", blade);
             prop_assert!(blade.cases.is_empty(), "{:?}", blade);
+        }
+    }
+
+    /// Blades come to name each other's nodes, wherever they are by then: no two of them work at one node.
+    #[test]
+    fn a_node_is_one_blades_alone(
+        events in prop::collection::vec(event(), 1..40),
+        names in prop::collection::vec((1..=BLADES, 1..=BLADES), 1..12),
+    ) {
+        let mut run = Run::new();
+        for event in &events {
+            run.happen(event);
+            run.look(usize::MAX);
+        }
+        for (number, of) in names {
+            let name = run.world.blade(of).name.to_string();
+            let its = run.world.blade(of).node.get_or_insert_with(|| node(&name)).clone();
+            run.world.blade(number).node = Some(its);
+            run.plan();
         }
     }
 

@@ -113,12 +113,12 @@ impl Drains {
         (active.count(), blocked)
     }
 
-    /// Starts a drain, if none of this node goes on.
+    /// Starts a drain, if none of this node goes on. One that is done is begun anew: pods have come since.
     pub fn start(&self, node: &str) {
         let stop = self.stop.child_token();
         {
             let mut going = self.lock();
-            if going.contains_key(node) {
+            if going.get(node).is_some_and(|drain| drain.status.state == DrainState::Going) {
                 return;
             }
             let status =

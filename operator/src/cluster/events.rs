@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use super::precedence::Precedence;
-use super::within;
+use super::{Fence, REQUEST_LIMIT};
 
 /// Events on their way at once.
 const AT_ONCE: usize = 8;
@@ -24,6 +24,7 @@ const NOTE: usize = 900;
 #[derive(Clone)]
 pub struct Events {
     recorder: Recorder,
+    fence: Fence,
     room: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
     precedence: Precedence,
@@ -31,11 +32,17 @@ pub struct Events {
 }
 
 impl Events {
-    pub fn new(client: Client, identity: &str, precedence: Precedence, tasks: TaskTracker) -> Events {
+    pub fn new(
+        client: Client,
+        fence: Fence,
+        identity: &str,
+        precedence: Precedence,
+        tasks: TaskTracker,
+    ) -> Events {
         let reporter =
             Reporter { controller: whetstone_api::FIELD_MANAGER.into(), instance: Some(identity.into()) };
         let (room, waiting) = (Arc::new(Semaphore::new(AT_ONCE)), Arc::new(Semaphore::new(WAITING)));
-        Events { recorder: Recorder::new(client, reporter), room, waiting, precedence, tasks }
+        Events { recorder: Recorder::new(client, reporter), fence, room, waiting, precedence, tasks }
     }
 
     /// Says that `object` came to `reason` (CamelCase), in the background.
@@ -49,13 +56,13 @@ impl Events {
             action: "Transition".to_owned(),
             secondary: None,
         };
-        let (recorder, room, precedence) =
-            (self.recorder.clone(), self.room.clone(), self.precedence.clone());
+        let Events { recorder, fence, room, precedence, .. } = self.clone();
         self.tasks.spawn(async move {
             let _place = place;
             let _turn = room.acquire().await;
             precedence.after_nodes().await;
-            if let Err(error) = within("publish event", recorder.publish(&event, &object)).await {
+            let publishing = recorder.publish(&event, &object);
+            if let Err(error) = fence.within("publish event", REQUEST_LIMIT, publishing).await {
                 debug!(%error, "an event could not be published");
             }
         });

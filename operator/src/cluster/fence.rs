@@ -1,4 +1,4 @@
-//! Until when this process may act as the leader. Everything that writes to nodes asks it first, and again before each try.
+//! Until when this process may act as the leader. Everything that acts for it asks first, and again before each try.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

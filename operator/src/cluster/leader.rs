@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use super::fence::Fence;
-use super::lease::{CALL, Candidate, Held, PERIOD, take, until};
+use super::lease::{CALL, Candidate, Held, PERIOD, Term, take};
 use super::{ClusterError, within_of};
 
 /// The lease's name, in the operator's namespace.
@@ -31,9 +31,8 @@ pub async fn lead(
     let calls = Calls { api: Api::namespaced(client, namespace) };
     let mut candidate = Candidate::new(identity);
     loop {
-        let asked = Instant::now();
         match calls.try_take(&mut candidate, identity).await {
-            Ok(Some(held)) => {
+            Ok(Some((held, asked))) => {
                 info!(identity, "leading");
                 return Lead::keep(calls, held, asked, fence.clone());
             }
@@ -63,12 +62,12 @@ impl Calls {
         within_of(what, CALL, self.api.patch(LEASE, &parameters, &Patch::Merge(patch))).await
     }
 
-    /// The lease, if it could be had.
+    /// The lease, if it could be had, and when it was asked for.
     async fn try_take(
         &self,
         candidate: &mut Candidate,
         identity: &str,
-    ) -> Result<Option<Held>, ClusterError> {
+    ) -> Result<Option<(Held, Instant)>, ClusterError> {
         let lease = match self.get().await? {
             Some(lease) => lease,
             None => {
@@ -85,25 +84,29 @@ impl Calls {
         if !candidate.may_take(&lease, Instant::now()) {
             return Ok(None);
         }
+        // Not before it was looked at: how long that took is no time of the holder's.
+        let asked = Instant::now();
         match self.patch("take lease", &take(&lease, identity, Timestamp::now())).await {
-            Ok(lease) => Ok(Held::of(&lease, identity)),
+            Ok(lease) => Ok(Held::of(&lease, identity).map(|held| (held, asked))),
             Err(error) if error.code() == Some(409) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// True: it is ours still, and says so. False: it is another's, or gone.
-    async fn renew(&self, held: &mut Held) -> Result<bool, ClusterError> {
+    /// It is ours still, and says so: when that was asked for. `None`: it is another's, or gone.
+    async fn renew(&self, held: &mut Held) -> Result<Option<Instant>, ClusterError> {
+        let asked = Instant::now();
         match self.patch("renew lease", &held.renew(Timestamp::now())).await {
-            Ok(lease) => Ok(held.still(&lease)),
-            Err(error) if error.is_not_found() => Ok(false),
+            Ok(lease) => Ok(held.still(&lease).then_some(asked)),
+            Err(error) if error.is_not_found() => Ok(None),
             Err(error) if error.code() == Some(409) => match self.get().await? {
                 // A call of ours that got no answer, or somebody's label on it.
                 Some(lease) if held.still(&lease) => {
+                    let asked = Instant::now();
                     let lease = self.patch("renew lease", &held.renew(Timestamp::now())).await?;
-                    Ok(held.still(&lease))
+                    Ok(held.still(&lease).then_some(asked))
                 }
-                _ => Ok(false),
+                _ => Ok(None),
             },
             Err(error) => Err(error),
         }
@@ -122,14 +125,15 @@ pub struct Lead {
 
 impl Lead {
     fn keep(calls: Calls, held: Held, asked: Instant, fence: Fence) -> Lead {
-        fence.extend(until(asked));
+        let term = Term::of(asked);
+        fence.extend(term.until);
         let (enough, ended) = oneshot::channel();
         let (losing, lost) = oneshot::channel();
         let own = Calls { api: calls.api.clone() };
         let renewing = tokio::spawn(async move {
             let mut held = held;
             tokio::select! {
-                why = renew(&own, &mut held, until(asked), &fence) => {
+                why = renew(&own, &mut held, term, &fence) => {
                     fence.close();
                     // Nobody listens where this process ends anyway.
                     let _ = losing.send(why);
@@ -158,25 +162,27 @@ impl Lead {
 }
 
 /// Renews it until it is lost: why.
-async fn renew(calls: &Calls, held: &mut Held, mut until_when: Instant, fence: &Fence) -> String {
+async fn renew(calls: &Calls, held: &mut Held, mut term: Term, fence: &Fence) -> String {
     loop {
-        let next = tokio::time::sleep(PERIOD);
-        let over = tokio::time::sleep_until(until_when.into());
+        let next = tokio::time::sleep_until(term.next.into());
+        let over = tokio::time::sleep_until(term.until.into());
         tokio::select! {
             // First: a process that was paused for long must not renew what may be another's by now.
             biased;
             () = over => return silent(),
             () = next => {}
         }
-        let asked = Instant::now();
-        let renewed = tokio::time::timeout_at(until_when.into(), calls.renew(held)).await;
+        let renewed = tokio::time::timeout_at(term.until.into(), calls.renew(held)).await;
         match renewed {
-            Ok(Ok(true)) => {
-                until_when = until(asked);
-                fence.extend(until_when);
+            Ok(Ok(Some(asked))) => {
+                term = Term::of(asked);
+                fence.extend(term.until);
             }
-            Ok(Ok(false)) => return "another one has the lease, or it is gone".to_owned(),
-            Ok(Err(error)) => warn!(%error, "the lease could not be renewed, it is tried again"),
+            Ok(Ok(None)) => return "another one has the lease, or it is gone".to_owned(),
+            Ok(Err(error)) => {
+                warn!(%error, "the lease could not be renewed, it is tried again");
+                term.again(Instant::now());
+            }
             Err(_) => return silent(),
         }
     }
@@ -192,36 +198,46 @@ mod tests {
 
     use axum::Router;
     use axum::extract::State;
-    use axum::http::StatusCode;
+    use axum::http::{Method, StatusCode};
     use axum::response::{IntoResponse, Response};
     use axum::routing::any;
 
     use super::*;
 
-    /// An apiserver that knows one lease. `None`: it takes calls and answers none.
-    type Server = Arc<Mutex<Option<Value>>>;
+    /// An apiserver that knows one lease.
+    struct OneLease {
+        lease: Value,
+        /// So many calls to come get no answer.
+        hang: usize,
+    }
+
+    type Server = Arc<Mutex<OneLease>>;
 
     async fn answer(State(server): State<Server>, request: axum::extract::Request) -> Response {
         let (method, body) = (request.method().clone(), request.into_body());
         let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-        let answer = {
-            let mut lease = server.lock().unwrap();
-            lease.as_mut().map(|lease| {
-                if method == "PATCH" {
-                    if body["metadata"]["resourceVersion"] != lease["metadata"]["resourceVersion"] {
-                        let status = json!({ "status": "Failure", "reason": "Conflict", "code": 409 });
-                        return (StatusCode::CONFLICT, axum::Json(status)).into_response();
-                    }
-                    write(lease, &body["spec"]);
-                }
-                axum::Json(lease.clone()).into_response()
-            })
-        };
+        let answer = answer_now(&mut server.lock().unwrap(), &method, &body);
         match answer {
             Some(answer) => answer,
             None => std::future::pending().await,
         }
+    }
+
+    fn answer_now(server: &mut OneLease, method: &Method, body: &Value) -> Option<Response> {
+        if server.hang > 0 {
+            server.hang -= 1;
+            return None;
+        }
+        let lease = &mut server.lease;
+        if *method == Method::PATCH {
+            if body["metadata"]["resourceVersion"] != lease["metadata"]["resourceVersion"] {
+                let status = json!({ "status": "Failure", "reason": "Conflict", "code": 409 });
+                return Some((StatusCode::CONFLICT, axum::Json(status)).into_response());
+            }
+            write(lease, &body["spec"]);
+        }
+        Some(axum::Json(lease.clone()).into_response())
     }
 
     /// Somebody's write: another version.
@@ -238,7 +254,7 @@ mod tests {
             "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
             "metadata": { "name": LEASE, "resourceVersion": "1" }, "spec": {},
         });
-        let server: Server = Arc::new(Mutex::new(Some(lease)));
+        let server: Server = Arc::new(Mutex::new(OneLease { lease, hang: 0 }));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let router = Router::new().fallback(any(answer)).with_state(server.clone());
@@ -249,7 +265,19 @@ mod tests {
     }
 
     fn holder(server: &Server) -> Value {
-        server.lock().unwrap().as_ref().unwrap()["spec"]["holderIdentity"].clone()
+        server.lock().unwrap().lease["spec"]["holderIdentity"].clone()
+    }
+
+    fn version(server: &Server) -> Value {
+        server.lock().unwrap().lease["metadata"]["resourceVersion"].clone()
+    }
+
+    /// Waits until somebody has written it.
+    async fn written(server: &Server) {
+        let before = version(server);
+        while version(server) == before {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
     }
 
     #[tokio::test]
@@ -260,12 +288,8 @@ mod tests {
         assert!(fence.holds());
         assert_eq!(holder(&server), json!("a"));
         // Somebody puts a label on it.
-        write(server.lock().unwrap().as_mut().unwrap(), &json!({}));
-        let version = || server.lock().unwrap().as_ref().unwrap()["metadata"]["resourceVersion"].clone();
-        let before = version();
-        while version() == before {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
+        write(&mut server.lock().unwrap().lease, &json!({}));
+        written(&server).await;
         fence.close();
         lead.release().await;
         assert_eq!(holder(&server), Value::Null);
@@ -281,16 +305,35 @@ mod tests {
         let fence = Fence::shut();
         let begun = Instant::now();
         let mut lead = lead(client, "w", "a", &fence, |_| ()).await;
-        let lease = server.lock().unwrap().take();
+        server.lock().unwrap().hang = usize::MAX;
         let why = lead.lost().await;
         assert!(why.contains("no renewal"), "{why}");
         assert!(!fence.holds());
         let took = begun.elapsed();
         assert!(took < super::super::lease::DURATION, "{took:?}");
         // It may answer again: who has lost it does not give back what may be another's.
-        *server.lock().unwrap() = lease;
+        server.lock().unwrap().hang = 0;
         lead.release().await;
         assert_eq!(holder(&server), json!("a"));
+    }
+
+    #[tokio::test]
+    async fn a_renewal_that_hangs_does_not_cost_the_lead() {
+        let (server, client) = apiserver().await;
+        let fence = Fence::shut();
+        let mut lead = lead(client, "w", "a", &fence, |_| ()).await;
+        server.lock().unwrap().hang = 1;
+        // The one after it, and one that is later than all that the lease was taken for.
+        let renewed = async {
+            written(&server).await;
+            written(&server).await;
+        };
+        tokio::select! {
+            why = lead.lost() => panic!("{why}"),
+            () = renewed => {}
+        }
+        assert_eq!(server.lock().unwrap().hang, 0, "that one was not written");
+        assert!(fence.holds());
     }
 
     #[tokio::test]
@@ -298,7 +341,7 @@ mod tests {
         let (server, client) = apiserver().await;
         let fence = Fence::shut();
         let mut lead = lead(client, "w", "a", &fence, |_| ()).await;
-        write(server.lock().unwrap().as_mut().unwrap(), &json!({ "holderIdentity": "b" }));
+        write(&mut server.lock().unwrap().lease, &json!({ "holderIdentity": "b" }));
         let why = lead.lost().await;
         assert!(why.contains("another one"), "{why}");
         assert!(!fence.holds());

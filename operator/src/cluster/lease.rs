@@ -18,12 +18,30 @@ const MARGIN: Duration = Duration::from_secs(3);
 pub const PERIOD: Duration = Duration::from_secs(2);
 /// Longest that one call may take: there is time for another one.
 pub const CALL: Duration = Duration::from_secs(3);
+/// Between a renewal that failed and the next: a whole period would be most of the time that is left.
+const AGAIN: Duration = Duration::from_millis(300);
 /// Bounds of what a Lease says of itself.
 const LONGEST_S: i32 = 60;
 
-/// Until when the holder may act, by a renewal that was asked for then. The others count from when they see it, which is later.
-pub fn until(asked: Instant) -> Instant {
-    asked + (DURATION - MARGIN)
+/// What the holder has time for, by the last renewal that was confirmed.
+#[derive(Debug, Clone, Copy)]
+pub struct Term {
+    /// It may act until then.
+    pub until: Instant,
+    /// The next renewal is asked for then, or, where the answer to the last one takes longer, as soon as it is there.
+    pub next: Instant,
+}
+
+impl Term {
+    /// By a renewal that was asked for then. The others count from when they see it, which is later.
+    pub fn of(asked: Instant) -> Term {
+        Term { until: asked + (DURATION - MARGIN), next: asked + PERIOD }
+    }
+
+    /// A renewal failed, or had no answer.
+    pub fn again(&mut self, now: Instant) {
+        self.next = now + AGAIN;
+    }
 }
 
 /// What tells one state of a Lease from the next.
@@ -166,13 +184,29 @@ mod tests {
             let written = lease(Some("me"), 1, 2, "7");
             let seen = after(asked, on_the_way);
             assert!(!other.may_take(&written, seen));
-            let ends = until(asked);
+            let ends = Term::of(asked).until;
             assert!(!other.may_take(&written, ends + MARGIN - Duration::from_millis(1)), "{on_the_way}");
             assert!(other.may_take(&written, seen + DURATION), "{on_the_way}");
         }
-        // A call that hangs leaves time for another one.
-        assert!(asked + PERIOD + CALL < until(asked));
-        assert!(PERIOD * 3 <= DURATION);
+    }
+
+    #[test]
+    fn a_call_that_hangs_leaves_time_for_another_one() {
+        let mut term = Term::of(Instant::now());
+        term.again(term.next + CALL);
+        assert!(term.next + Duration::from_secs(1) < term.until);
+    }
+
+    /// Whatever answers at all within a call's time can be led.
+    #[test]
+    fn a_slow_apiserver_costs_nobody_the_lead() {
+        for milliseconds in (0..=3000).step_by(100) {
+            let (asked, takes) = (Instant::now(), Duration::from_millis(milliseconds));
+            let term = Term::of(asked);
+            let next = term.next.max(asked + takes);
+            assert!(next + takes < term.until, "{takes:?}");
+        }
+        assert_eq!(CALL, Duration::from_millis(3000));
     }
 
     #[test]

@@ -3,12 +3,14 @@
 pub mod drain;
 mod error;
 pub mod events;
+mod failing;
 mod fence;
 pub mod leader;
 mod lease;
 pub mod node;
 pub mod precedence;
 mod reach;
+mod runs;
 pub mod watch;
 
 use std::time::Duration;

@@ -10,6 +10,7 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use whetstone_api::node::{BLADE, CORDONED, NOTE, TAINT, UNMANAGED};
+use whetstone_model::ids::Serial;
 use whetstone_plan::{DrainState, NodeView, Note};
 
 use super::{ClusterError, Fence, Reach};
@@ -36,6 +37,7 @@ pub fn view(node: &Node) -> NodeView {
             }
         }),
         our_note: node.annotations().get(NOTE).cloned(),
+        our_label: node.labels().get(BLADE).cloned(),
         pods_left: None,
         blocked_by: None,
         drain_error: None,
@@ -47,6 +49,18 @@ pub fn view(node: &Node) -> NodeView {
 /// True for a node that a person has taken out of our hands.
 pub fn unmanaged(node: &Node) -> bool {
     node.labels().get(UNMANAGED).is_some_and(|value| value == "true")
+}
+
+/// It carries our taint.
+pub fn tainted(node: &Node) -> bool {
+    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_ref());
+    taints.is_some_and(|taints| taints.iter().any(|taint| taint.key == TAINT))
+}
+
+/// The blade that our note names.
+pub fn noted(node: &Node) -> Option<Serial> {
+    let rest = node.annotations().get(NOTE)?.strip_prefix("serial=")?;
+    rest.split(' ').next()?.parse().ok()
 }
 
 fn marked(node: &Node) -> bool {
@@ -230,7 +244,7 @@ mod tests {
     use axum::http::{Method, StatusCode};
     use axum::response::IntoResponse as _;
     use futures::StreamExt as _;
-    use whetstone_model::ids::{CaseId, Serial};
+    use whetstone_model::ids::CaseId;
 
     use super::*;
 
@@ -370,8 +384,11 @@ mod tests {
             (true, true, Some("burn-in"))
         );
         assert_eq!(seen.our_note.as_deref(), Some("serial=S1 reason=burn-in case=3"));
+        assert!(tainted(&held) && !tainted(&before));
+        assert_eq!((noted(&held), noted(&before)), (Serial::new("S1").ok(), None));
         assert_eq!(patch(&held, &withheld()), None, "a second time changes nothing");
         let mut free = patched(&held, &Wanted::Free);
+        assert_eq!(view(&free).our_label.as_deref(), Some("b-1"), "it tells whose it was");
         free.metadata.labels = None;
         assert_eq!(free, before);
         assert_eq!(patch(&free, &Wanted::Free), None);

@@ -1,10 +1,10 @@
 //! What the apiserver has, kept up to date by watches. One object that cannot be understood stops nobody else.
 
 use std::collections::hash_map::DefaultHasher;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::hash::{Hash, Hasher};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -19,6 +19,8 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 use whetstone_api::{Blade, BurnIn, Tranche};
 
+use super::failing::Failing;
+use super::runs::Runs;
 use crate::clock::now_ms;
 use crate::dirty::Dirty;
 
@@ -50,39 +52,6 @@ pub struct Seen {
     nodes: Store<Node>,
     runs: Arc<Runs>,
     failing: Arc<Failing>,
-}
-
-/// Kinds whose watch fails, since when, ms: that another kind's works says nothing of them.
-#[derive(Debug, Default)]
-struct Failing(Mutex<BTreeMap<String, i64>>);
-
-impl Failing {
-    // A panic elsewhere cannot leave a map half changed.
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, i64>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn failed(&self, kind: &str, now_ms: i64) {
-        self.lock().entry(kind.to_owned()).or_insert(now_ms);
-    }
-
-    fn works(&self, kind: &str) {
-        self.lock().remove(kind);
-    }
-
-    /// The one that fails longest, and since when.
-    fn oldest(&self) -> Option<(String, i64)> {
-        let failing = self.lock();
-        failing.iter().min_by_key(|(_, since_ms)| **since_ms).map(|(kind, since)| (kind.clone(), *since))
-    }
-}
-
-/// Names of the runs' objects, by blade.
-type Runs = Mutex<HashMap<String, BTreeSet<String>>>;
-
-// A panic elsewhere cannot leave a map half changed.
-fn lock(runs: &Runs) -> MutexGuard<'_, HashMap<String, BTreeSet<String>>> {
-    runs.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Seen {
@@ -132,12 +101,12 @@ impl Seen {
 
     /// Names of the blades that have objects of runs or of wishes for one.
     pub fn blades_of_runs(&self) -> BTreeSet<String> {
-        lock(&self.runs).keys().cloned().collect()
+        self.runs.blades()
     }
 
     /// The objects of a blade's runs, those of people's wishes too, in the order of their names.
     pub fn runs_of(&self, blade: &str) -> Vec<Arc<DeserializeGuard<BurnIn>>> {
-        let names = lock(&self.runs).get(blade).cloned().unwrap_or_default();
+        let names = self.runs.of(blade);
         let objects = names.iter().filter_map(|name| self.burnins.get(&ObjectRef::new(name)));
         // The name may be another's by now.
         objects.filter(|guard| guard.0.as_ref().is_ok_and(|burnin| burnin.spec.blade == blade)).collect()
@@ -217,21 +186,11 @@ impl Watched for DeserializeGuard<BurnIn> {
     }
     fn index(&self, there: bool, runs: &Runs) {
         let Ok(burnin) = &self.0 else { return };
-        let (mut runs, blade) = (lock(runs), &burnin.spec.blade);
-        if there {
-            runs.entry(blade.clone()).or_default().insert(self.name_any());
-        } else if let Some(names) = runs.get_mut(blade) {
-            names.remove(&self.name_any());
-            if names.is_empty() {
-                runs.remove(blade);
-            }
-        }
+        let (blade, name) = (&burnin.spec.blade, self.name_any());
+        if there { runs.insert(blade, name) } else { runs.remove(blade, &name) }
     }
     fn prune(listed: &HashMap<String, u64>, runs: &Runs) {
-        lock(runs).retain(|_, names| {
-            names.retain(|name| listed.contains_key(name));
-            !names.is_empty()
-        });
+        runs.keep(|name| listed.contains_key(name));
     }
 }
 
@@ -385,21 +344,6 @@ mod tests {
         assert!(hear(blade(|blade| blade.spec.owner = Some("me".into()))).manifests, "not understood");
     }
 
-    #[test]
-    fn a_watch_that_fails_is_not_hidden_by_those_that_work() {
-        let failing = Failing::default();
-        assert_eq!(failing.oldest(), None);
-        failing.failed("Node", 10);
-        failing.failed("Blade", 20);
-        failing.failed("Node", 30);
-        failing.works("Tranche");
-        assert_eq!(failing.oldest(), Some(("Node".to_owned(), 10)), "since its first failure");
-        failing.works("Node");
-        assert_eq!(failing.oldest(), Some(("Blade".to_owned(), 20)));
-        failing.works("Blade");
-        assert_eq!(failing.oldest(), None);
-    }
-
     type Event = Result<watcher::Event<DeserializeGuard<Blade>>, String>;
 
     /// A watch that is asked for again and again, and what the streams of it say in turn; the last one stays open.
@@ -468,14 +412,14 @@ mod tests {
         let spec = BurnInSpec { blade: "b-1".into(), suite: "quick".into(), reason: None };
         let run = DeserializeGuard(Ok(BurnIn::new("please", spec)));
         heard(&dirty, &watcher::Event::Apply(run.clone()), &runs, &mut HashMap::new());
-        assert!(lock(&runs)["b-1"].contains("please"));
+        assert!(runs.of("b-1").contains("please"));
         assert!(dirty.take().blades.contains("b-1"), "the wish has to be looked at");
         heard(&dirty, &watcher::Event::Delete(run.clone()), &runs, &mut HashMap::new());
-        assert!(lock(&runs).is_empty());
+        assert!(runs.blades().is_empty());
         // One that went while nobody watched.
         heard(&dirty, &watcher::Event::Apply(run), &runs, &mut HashMap::new());
         let all = watcher::Event::<DeserializeGuard<BurnIn>>::InitDone;
         heard(&dirty, &all, &runs, &mut HashMap::new());
-        assert!(lock(&runs).is_empty());
+        assert!(runs.blades().is_empty());
     }
 }

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use whetstone_model::ids::Serial;
 use whetstone_model::wire::RunProgress;
-use whetstone_store::{NewReport, NotStored, Seen, StoreError, Stored};
+use whetstone_store::{NewReport, NotStored, Seen, StoreError, Stored, all_or_each};
 
 use super::refusal::{Reason, Refusal};
 use super::{Metrics, Shared, What};
@@ -164,27 +164,11 @@ fn failed(error: &StoreError, reports: usize) -> Refusal {
 
 /// One outcome for each report.
 async fn store(shared: &Arc<Shared>, reports: &[NewReport]) -> Vec<Result<Stored, Refusal>> {
-    match shared.store.store_reports(reports).await {
-        Ok(outcomes) => outcomes.into_iter().map(|outcome| outcome.map_err(refused)).collect(),
-        // Something in one of them: the others are not to wait for it.
-        Err(error) if !error.is_transient() && reports.len() > 1 => {
-            tracing::error!(%error, reports = reports.len(), "a batch was refused: its reports go one by one");
-            let mut outcomes = Vec::with_capacity(reports.len());
-            for report in reports {
-                let stored = shared.store.store_reports(std::slice::from_ref(report)).await;
-                outcomes.push(match stored.map(|mut outcomes| outcomes.pop()) {
-                    Ok(Some(outcome)) => outcome.map_err(refused),
-                    Ok(None) => Err(Refusal::internal("the store did not answer")),
-                    Err(error) => Err(failed(&error, 1)),
-                });
-            }
-            outcomes
-        }
-        Err(error) => {
-            let refusal = failed(&error, reports.len());
-            reports.iter().map(|_| Err(refusal.clone())).collect()
-        }
-    }
+    let store = &shared.store;
+    let alone = |index: usize| store.store_reports(&reports[index..=index]);
+    let stored = all_or_each((0..reports.len()).collect(), store.store_reports(reports), alone).await;
+    let of_store = stored.into_iter().map(|stored| stored.map_err(|error| Refusal::store(&error)));
+    of_store.map(|stored| stored.and_then(|outcome| outcome.map_err(refused))).collect()
 }
 
 fn refused(not: NotStored) -> Refusal {

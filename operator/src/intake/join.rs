@@ -10,6 +10,7 @@ use whetstone_model::ids::{BladeName, Serial};
 use whetstone_model::wire::{JoinAnswer, JoinRequest, MAX_BODY, RenewRequest};
 use whetstone_store::{Join, TokenUse};
 
+use super::limits::Cost;
 use super::refusal::{Reason, Refusal};
 use super::report::check_facts;
 use super::request::{Incoming, agent, answer, body, check_hex, hold, parse, same_instance, short};
@@ -92,6 +93,8 @@ async fn handle_join(shared: Arc<Shared>, incoming: Incoming) -> Result<Response
             return Err(Refusal::token());
         }
     };
+    // Only now: who has no token that is good spends nothing of the blade's.
+    shared.charge(&serial, Cost::ROW)?;
     record(&shared, &serial, &attempt.instance, &issued, at_ms).await?;
     shared.known.identity_changed(&serial);
     shared.known.order_changed(&serial);
@@ -134,6 +137,7 @@ async fn handle_renew(shared: Arc<Shared>, incoming: Incoming) -> Result<Respons
     let request: RenewRequest = parse(&bytes)?;
     check_hex("instance", &request.instance, 32)?;
     same_instance(&shared, &agent, &request.instance, at_ms).await?;
+    shared.charge(&agent.serial, Cost::ROW)?;
     let issued = issue(&shared, &agent.serial, &request.csr_pem, at_ms)?;
     record(&shared, &agent.serial, &request.instance, &issued, at_ms).await?;
     shared.known.identity_changed(&agent.serial);
@@ -151,7 +155,7 @@ fn issue(shared: &Shared, serial: &Serial, csr_pem: &str, at_ms: i64) -> Result<
     })
 }
 
-/// On record before it is handed out: what is not on record counts as revoked.
+/// On record before it is handed out: what is not on record cannot be revoked.
 async fn record(
     shared: &Shared,
     serial: &Serial,

@@ -1,4 +1,4 @@
-//! Bounds per peer: requests at once, evidence in the long run, and lines in the audit.
+//! Bounds per peer: requests at once, what is stored in the long run, and lines in the audit.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -61,44 +61,52 @@ pub struct Rate {
     pub per_second: f64,
 }
 
-/// What one peer may still send: a bucket that fills by itself.
-#[derive(Debug)]
-pub(super) struct Budget<K> {
-    buckets: Mutex<HashMap<K, Bucket>>,
-    items: Rate,
-    bytes: Rate,
+/// What a request costs its peer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Cost {
+    /// Items of evidence.
+    pub items: usize,
+    /// Of the body that they come in.
+    pub bytes: usize,
+    /// Other rows: certificates, boots, facts, streams.
+    pub rows: usize,
 }
 
+impl Cost {
+    pub const ROW: Cost = Cost { items: 0, bytes: 0, rows: 1 };
+}
+
+/// What one peer may still have stored: buckets that fill by themselves, one for each sort of [`Cost`].
 #[derive(Debug)]
-struct Bucket {
-    items: f64,
-    bytes: f64,
-    filled: Instant,
+pub(super) struct Budget<K> {
+    /// What is in them, and when that was so.
+    buckets: Mutex<HashMap<K, ([f64; 3], Instant)>>,
+    rates: [Rate; 3],
 }
 
 impl<K: Hash + Eq> Budget<K> {
-    pub fn new(items: Rate, bytes: Rate) -> Self {
-        Budget { buckets: Mutex::new(HashMap::new()), items, bytes }
+    pub fn new(items: Rate, bytes: Rate, rows: Rate) -> Self {
+        Budget { buckets: Mutex::new(HashMap::new()), rates: [items, bytes, rows] }
     }
 
-    /// Takes both out, or says how long it is until they are there. What is more than a whole bucket costs a whole one.
-    pub fn take(&self, key: K, items: usize, bytes: usize, now: Instant) -> Result<(), Duration> {
+    /// Takes all of it out, or says how long it is until it is there. What is more than a whole bucket costs a whole one.
+    pub fn take(&self, key: K, cost: Cost, now: Instant) -> Result<(), Duration> {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        let full = Bucket { items: self.items.at_once, bytes: self.bytes.at_once, filled: now };
-        let bucket = buckets.entry(key).or_insert(full);
-        let passed = now.saturating_duration_since(bucket.filled).as_secs_f64();
-        bucket.items = (bucket.items + passed * self.items.per_second).min(self.items.at_once);
-        bucket.bytes = (bucket.bytes + passed * self.bytes.per_second).min(self.bytes.at_once);
-        bucket.filled = now;
-        let items = (items as f64).min(self.items.at_once);
-        let bytes = (bytes as f64).min(self.bytes.at_once);
-        let missing = ((items - bucket.items) / self.items.per_second)
-            .max((bytes - bucket.bytes) / self.bytes.per_second);
+        let (left, filled) = buckets.entry(key).or_insert((self.rates.map(|rate| rate.at_once), now));
+        let passed = now.saturating_duration_since(*filled).as_secs_f64();
+        *filled = now;
+        let mut after = [0.0; 3];
+        let mut missing: f64 = 0.0;
+        for (sort, cost) in [cost.items, cost.bytes, cost.rows].into_iter().enumerate() {
+            let rate = self.rates[sort];
+            left[sort] = (left[sort] + passed * rate.per_second).min(rate.at_once);
+            after[sort] = left[sort] - (cost as f64).min(rate.at_once);
+            missing = missing.max(-after[sort] / rate.per_second);
+        }
         if missing > 0.0 {
             return Err(Duration::try_from_secs_f64(missing).unwrap_or(Duration::MAX));
         }
-        bucket.items -= items;
-        bucket.bytes -= bytes;
+        *left = after;
         Ok(())
     }
 }
@@ -148,17 +156,23 @@ mod tests {
     #[test]
     fn a_budget_is_spent_and_fills_again_for_each_peer() {
         let rate = |at_once, per_second| Rate { at_once, per_second };
-        let budget = Budget::new(rate(10.0, 2.0), rate(1_000.0, 100.0));
+        let budget = Budget::new(rate(10.0, 2.0), rate(1_000.0, 100.0), rate(2.0, 0.5));
         let now = Instant::now();
-        assert_eq!(budget.take("a", 10, 10, now), Ok(()));
-        assert_eq!(budget.take("a", 4, 10, now), Err(Duration::from_secs(2)));
-        assert_eq!(budget.take("b", 4, 10, now), Ok(()), "one peer's budget is another's");
+        let take = |peer, items, bytes, at| budget.take(peer, Cost { items, bytes, rows: 0 }, at);
+        assert_eq!(take("a", 10, 10, now), Ok(()));
+        assert_eq!(take("a", 4, 10, now), Err(Duration::from_secs(2)));
+        assert_eq!(take("b", 4, 10, now), Ok(()), "one peer's budget is another's");
         // What was refused cost nothing.
-        assert_eq!(budget.take("a", 4, 10, now + Duration::from_secs(2)), Ok(()));
-        // Bytes count by themselves; more than a whole bucket is one.
-        assert_eq!(budget.take("c", 0, 900, now), Ok(()));
-        assert_eq!(budget.take("c", 0, 200, now), Err(Duration::from_secs(1)));
-        assert_eq!(budget.take("d", 99, 9_999, now), Ok(()));
+        assert_eq!(take("a", 4, 10, now + Duration::from_secs(2)), Ok(()));
+        // Bytes and other rows count by themselves; more than a whole bucket is one.
+        assert_eq!(take("c", 0, 900, now), Ok(()));
+        assert_eq!(take("c", 0, 200, now), Err(Duration::from_secs(1)));
+        assert_eq!(take("d", 99, 9_999, now), Ok(()));
+        for wait in [None, None, Some(Duration::from_secs(2))] {
+            assert_eq!(budget.take("d", Cost::ROW, now).err(), wait);
+        }
+        // Nothing costs nothing, whatever is left.
+        assert_eq!(budget.take("d", Cost::default(), now), Ok(()));
     }
 
     #[test]

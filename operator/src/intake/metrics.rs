@@ -6,6 +6,7 @@ use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
 };
 use whetstone_model::wire::ItemBody;
+use whetstone_store::EvidenceKind;
 
 use super::refusal::Reason;
 
@@ -166,7 +167,7 @@ impl Metrics {
         self.duplicates.inc_by(sent.saturating_sub(new));
         if new == sent {
             for body in items {
-                self.items.with_label_values(&[kind(body)]).inc();
+                self.items.with_label_values(&[EvidenceKind::of(body).as_str()]).inc();
             }
         } else if new > 0 {
             // Which ones were new is not known item by item.
@@ -219,15 +220,5 @@ pub(super) struct Open(IntGauge);
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.dec();
-    }
-}
-
-fn kind(body: &ItemBody) -> &'static str {
-    match body {
-        ItemBody::Appeared { .. } => "appeared",
-        ItemBody::Cleared { .. } => "cleared",
-        ItemBody::Kernel { .. } => "kernel",
-        ItemBody::Reading { .. } => "reading",
-        ItemBody::Note { .. } => "note",
     }
 }

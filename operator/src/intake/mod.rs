@@ -22,7 +22,7 @@ mod server;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::routing::{post, put};
@@ -44,7 +44,7 @@ pub(crate) use request::{Incoming, OPS, answer, body, fresh_peer, parse};
 use crate::pki::SiteCa;
 use batch::Queue;
 use known::Known;
-use limits::{AtOnce, Budget, Now};
+use limits::{AtOnce, Budget, Cost, Now};
 use remembered::Remembered;
 
 /// How the intake behaves.
@@ -73,9 +73,11 @@ pub struct Config {
     pub uploads: usize,
     /// Results that are unpacked and checked at once; each may need 150 MiB.
     pub results: usize,
-    /// Items of evidence, and bytes of reports, of one agent.
+    /// Items of evidence, and bytes of reports, of one agent; and what else is written for it: certificates, boots, facts,
+    /// streams.
     pub items: Rate,
     pub bytes: Rate,
+    pub rows: Rate,
     /// For a report to be stored.
     pub store: Duration,
     /// How often signs of life and progress go to the store.
@@ -94,7 +96,8 @@ impl Default for Config {
             per_agent: 4,
             per_address: 512,
             body: Duration::from_secs(15),
-            result_body: Duration::from_secs(120),
+            // The largest result at the pace below, and some more.
+            result_body: Duration::from_secs(300),
             result_pace: Pace { grace: Duration::from_secs(10), bytes_per_s: 64 << 10 },
             uploads: 32,
             results: 4,
@@ -102,6 +105,8 @@ impl Default for Config {
             // times what a blade of 128 GPUs has to say.
             items: Rate { at_once: 250_000.0, per_second: 20.0 },
             bytes: Rate { at_once: 128.0 * MIB, per_second: MIB / 32.0 },
+            // A machine that is started again every few minutes, or whose agent is, for hours.
+            rows: Rate { at_once: 100.0, per_second: 1.0 / 60.0 },
             store: Duration::from_secs(15),
             flush: Duration::from_secs(2),
         }
@@ -192,7 +197,7 @@ impl Intake {
             agents: AtOnce::new(config.per_agent),
             addresses: AtOnce::new(config.per_address),
             senders: AtOnce::new(1),
-            budget: Budget::new(config.items, config.bytes),
+            budget: Budget::new(config.items, config.bytes, config.rows),
             uploads: Semaphore::new(config.uploads),
             results: Semaphore::new(config.results),
             store,
@@ -236,6 +241,7 @@ impl Intake {
     /// This blade's identity was reset, or a conflict of it settled or found.
     pub fn identity_changed(&self, serial: &Serial) {
         self.shared.known.identity_changed(serial);
+        self.shared.remembered.forget(serial);
     }
 
     /// For [`crate::ops`]: what it shares with the agents' routes.
@@ -261,7 +267,14 @@ impl Shared {
     pub(crate) fn identity_was_reset(&self, serial: &Serial) {
         self.known.identity_changed(serial);
         self.known.order_changed(serial);
+        // Its streams begin anew.
+        self.remembered.forget(serial);
         self.tell(serial, What::Reset, crate::clock::now_ms());
+    }
+
+    /// Takes out of a blade's budget what one of its requests costs.
+    fn charge(&self, serial: &Serial, cost: Cost) -> Result<(), Refusal> {
+        self.budget.take(serial.clone(), cost, Instant::now()).map_err(Refusal::over_budget)
     }
 
     fn is_leading(&self) -> bool {

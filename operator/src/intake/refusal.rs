@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use whetstone_model::ids::Serial;
 use whetstone_model::wire::{ErrorAnswer, ErrorBody, error_code};
 
 /// Why, as a metric's label. Bounded by being an enum.
@@ -29,7 +30,7 @@ pub enum Reason {
     NotFound,
     /// Too many requests of one peer at once.
     Busy,
-    /// More evidence than one blade may send in the long run.
+    /// More than is stored for one blade in the long run.
     OverBudget,
     QueueFull,
     Store,
@@ -90,11 +91,13 @@ pub struct Refusal {
     pub message: String,
     /// When the same request may be served, seconds from now; its sender's own jitter comes on top.
     pub retry_after_s: Option<u64>,
+    /// Serials that it is refused for.
+    pub unknown: Vec<Serial>,
 }
 
 impl Refusal {
     fn new(status: StatusCode, code: &'static str, reason: Reason, message: impl Into<String>) -> Self {
-        Refusal { status, code, reason, message: message.into(), retry_after_s: None }
+        Refusal { status, code, reason, message: message.into(), retry_after_s: None, unknown: Vec::new() }
     }
 
     /// 503: the same request may be served later.
@@ -104,10 +107,10 @@ impl Refusal {
         Self { retry_after_s: again, ..Self::new(status, error_code::UNAVAILABLE, reason, message) }
     }
 
-    /// 429: its spool keeps what it wants to say.
+    /// 429: what it wants to say stays in its spool.
     pub fn over_budget(wait: Duration) -> Self {
         let seconds = wait.as_secs().saturating_add(1).min(MAX_RETRY_AFTER_S);
-        let message = format!("more evidence than one blade may send; the next in {seconds} s");
+        let message = format!("more than is stored for one blade; the next in {seconds} s");
         let (status, reason) = (StatusCode::TOO_MANY_REQUESTS, Reason::OverBudget);
         Self { retry_after_s: Some(seconds), ..Self::new(status, error_code::UNAVAILABLE, reason, message) }
     }
@@ -188,6 +191,13 @@ impl Refusal {
     pub fn not_found(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, error_code::NOT_FOUND, Reason::NotFound, message)
     }
+
+    /// Serials that are no blades of this site.
+    pub fn unknown_blades(unknown: Vec<Serial>) -> Self {
+        let first = unknown.first().map(Serial::to_string).unwrap_or_default();
+        let message = format!("{} of the serials are no blades of this site, {first} first", unknown.len());
+        Self { unknown, ..Self::not_found(message) }
+    }
 }
 
 /// Seconds after which an agent that got a 503 asks again.
@@ -197,7 +207,8 @@ const MAX_RETRY_AFTER_S: u64 = 60;
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let body = ErrorAnswer { error: ErrorBody { code: self.code.to_owned(), message: self.message } };
+        let (code, message, unknown) = (self.code.to_owned(), self.message, self.unknown);
+        let body = ErrorAnswer { error: ErrorBody { code, message, unknown } };
         let mut response = (self.status, Json(body)).into_response();
         if let Some(seconds) = self.retry_after_s {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));

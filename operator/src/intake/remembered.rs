@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use whetstone_model::ids::{RunId, Serial};
 use whetstone_model::wire::AgentUsage;
-use whetstone_store::AgentStats;
+use whetstone_store::{AgentStats, Stored};
 
 use super::Metrics;
 
@@ -13,8 +13,8 @@ use super::Metrics;
 struct Word {
     stream: String,
     acked: u64,
-    /// The agent knows that everything up to here is stored, and the store did not.
-    behind: Option<u64>,
+    /// What the agent was told to be stored when it was not: until it is told more, it has to say again what stands.
+    lost: Option<u64>,
     dropped: u64,
     usage: Option<AgentUsage>,
     /// The run that it was last heard to be busy with, as far as the store knows too.
@@ -42,7 +42,7 @@ impl Remembered {
             }
             word.stream = stream.to_owned();
             word.acked = 0;
-            word.behind = None;
+            word.lost = None;
         } else {
             metrics.agent_dropped(stats.dropped.saturating_sub(word.dropped));
         }
@@ -61,37 +61,28 @@ impl Remembered {
         }
     }
 
-    /// Up to where everything of a stream is stored, as far as it was said here.
-    pub fn acked(&self, serial: &Serial, stream: &str) -> u64 {
-        self.lock().get(serial).filter(|word| word.stream == stream).map_or(0, |word| word.acked)
+    /// What an agent with nothing new hears: up to where its stream is stored, and whether it has to say again what stands. `None`
+    /// where it was `told` more than was ever said here: the store has to be asked, it may be an older one.
+    pub fn known(&self, serial: &Serial, stream: &str, told: u64) -> Option<(u64, bool)> {
+        let words = self.lock();
+        let word = words.get(serial).filter(|word| word.stream == stream);
+        let (acked, lost) = word.map_or((0, None), |word| (word.acked, word.lost));
+        let again = lost == Some(told);
+        (told <= acked || again).then_some((acked, again))
     }
 
-    /// Notes it; the greatest so far comes back.
-    pub fn keep_acked(&self, serial: &Serial, stream: &str, acked: u64) -> u64 {
+    /// Notes what the store answered to an agent that was `told` this much, and says what the agent is to hear.
+    pub fn keep(&self, serial: &Serial, stream: &str, told: u64, stored: &Stored) -> (u64, bool) {
         let mut words = self.lock();
         let word = words.entry(serial.clone()).or_default();
-        if word.stream == stream {
-            word.acked = word.acked.max(acked);
-            word.acked
-        } else {
-            acked
+        if word.stream != stream {
+            return (stored.acked, stored.lost);
         }
-    }
-
-    /// Holds what an agent was once told to be stored against what the store knew of the stream before its report.
-    pub fn compare(&self, serial: &Serial, stream: &str, told: u64, known: u64) {
-        let mut words = self.lock();
-        if let Some(word) = words.get_mut(serial).filter(|word| word.stream == stream)
-            && known < told
-        {
-            tracing::warn!(blade = %serial, told, known, "the store lost evidence: what stands is said again");
-            word.behind = Some(told);
+        if stored.lost {
+            word.lost = Some(told);
         }
-    }
-
-    /// True until the agent has heard of it: after an answer it knows more to be stored than it did.
-    pub fn is_behind(&self, serial: &Serial, stream: &str, told: u64) -> bool {
-        self.lock().get(serial).is_some_and(|word| word.stream == stream && word.behind == Some(told))
+        word.acked = word.acked.max(stored.acked);
+        (word.acked, stored.lost)
     }
 
     /// True if the agent was not known to be busy with this run.
@@ -101,6 +92,10 @@ impl Remembered {
 
     pub fn heard(&self, serial: &Serial, run: RunId) {
         self.lock().entry(serial.clone()).or_default().run = Some(run);
+    }
+
+    pub fn forget(&self, serial: &Serial) {
+        self.lock().remove(serial);
     }
 
     pub fn forget_all(&self) {

@@ -1,7 +1,6 @@
 //! `POST /v1/report`: evidence, a sign of life, and the order back.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::Json;
 use axum::extract::{Request, State};
@@ -14,6 +13,7 @@ use whetstone_store::{AgentStats, NewReport, Seen, Stored};
 
 use super::Shared;
 use super::batch::Job;
+use super::limits::Cost;
 use super::refusal::{Reason, Refusal};
 use super::request::{Incoming, agent, answer, body, check_hex, parse, same_boot, same_instance};
 use crate::clock::now_ms;
@@ -38,18 +38,17 @@ async fn handle(shared: Arc<Shared>, incoming: Incoming) -> Result<Response, Ref
     }
     same_instance(&shared, &agent, &report.instance, received_ms).await?;
     same_boot(&shared, &agent, report.boot_id.as_deref(), received_ms).await?;
-    // Its signs of life cost nothing; whatever else it has to say waits in its spool.
-    if !report.items.is_empty() {
-        shared
-            .budget
-            .take(agent.serial.clone(), report.items.len(), size, Instant::now())
-            .map_err(Refusal::over_budget)?;
+    let skew_ms = report.now_ms.saturating_sub(received_ms);
+    let stats = AgentStats { usage: report.usage, dropped: report.dropped, spooled: report.spooled, skew_ms };
+    let seen = Seen { serial: agent.serial.clone(), at_ms: received_ms, facts: None, stats };
+    if let Err(refusal) = shared.charge(&agent.serial, cost(&shared, &report, size)) {
+        // What it has to say waits in its spool. That it lives is noted all the while.
+        shared.queue.seen(&agent.serial, seen, None);
+        return Err(refusal);
     }
 
-    let skew_ms = report.now_ms.saturating_sub(received_ms);
     shared.metrics.agent(skew_ms.unsigned_abs(), report.spooled);
-    let stats = AgentStats { usage: report.usage, dropped: report.dropped, spooled: report.spooled, skew_ms };
-    shared.remembered.learn(&agent.serial, &report.stream, &stats, &shared.metrics);
+    shared.remembered.learn(&agent.serial, &report.stream, &seen.stats, &shared.metrics);
 
     let going_on = report.run.as_ref().map(|run| run.run);
     let order =
@@ -59,29 +58,28 @@ async fn handle(shared: Arc<Shared>, incoming: Incoming) -> Result<Response, Ref
     let progress = report.run.filter(|_| !cancelled);
     let picked_up = progress.clone().filter(|p| shared.remembered.is_news(&agent.serial, p.run));
 
-    let seen = Seen { serial: agent.serial.clone(), at_ms: received_ms, facts: None, stats };
-    let acked = if report.items.is_empty() && report.facts.is_none() && picked_up.is_none() {
-        shared.remembered.acked(&agent.serial, &report.stream)
-    } else {
-        let stored = NewReport {
-            serial: agent.serial.clone(),
-            instance: report.instance,
-            stream: report.stream.clone(),
-            items: report.items,
-            at_ms: received_ms,
-        };
-        let facts = report.facts.map(|facts| Seen { facts: Some(facts), ..seen.clone() });
-        let stored = store(&shared, stored, facts, picked_up.clone()).await?;
-        if let Some(progress) = &picked_up {
-            shared.remembered.heard(&agent.serial, progress.run);
+    let told = report.acked.unwrap_or(0);
+    let nothing_new = report.items.is_empty() && report.facts.is_none() && picked_up.is_none();
+    let known = shared.remembered.known(&agent.serial, &report.stream, told).filter(|_| nothing_new);
+    let (acked, say_again) = match known {
+        Some(known) => known,
+        None => {
+            let new = NewReport {
+                serial: agent.serial.clone(),
+                instance: report.instance,
+                stream: report.stream.clone(),
+                items: report.items,
+                acked: report.acked,
+                at_ms: received_ms,
+            };
+            let facts = report.facts.map(|facts| Seen { facts: Some(facts), ..seen.clone() });
+            let stored = store(&shared, new, facts, picked_up.clone()).await?;
+            if let Some(progress) = &picked_up {
+                shared.remembered.heard(&agent.serial, progress.run);
+            }
+            shared.remembered.keep(&agent.serial, &report.stream, told, &stored)
         }
-        if let Some(acked) = report.acked {
-            shared.remembered.compare(&agent.serial, &report.stream, acked, stored.before);
-        }
-        shared.remembered.keep_acked(&agent.serial, &report.stream, stored.acked)
     };
-    let say_again =
-        report.acked.is_some_and(|acked| shared.remembered.is_behind(&agent.serial, &report.stream, acked));
     shared.queue.seen(&agent.serial, seen, progress.filter(|_| picked_up.is_none()));
 
     let answer = ReportAnswer {
@@ -92,6 +90,18 @@ async fn handle(shared: Arc<Shared>, incoming: Incoming) -> Result<Response, Ref
         now_ms: now_ms(),
     };
     Ok(Json(answer).into_response())
+}
+
+/// A sign of life costs nothing.
+fn cost(shared: &Shared, report: &ReportRequest, bytes: usize) -> Cost {
+    let (items, facts) = (report.items.len(), report.facts.is_some());
+    let known = shared.remembered.known(&report.serial, &report.stream, report.acked.unwrap_or(0));
+    if items == 0 && !facts && known.is_some() {
+        return Cost::default();
+    }
+    // A stream of which nothing is known to be stored may be a new one.
+    let stream = known.is_none_or(|(acked, again)| acked == 0 && !again);
+    Cost { items, bytes, rows: usize::from(facts) + usize::from(stream) }
 }
 
 async fn store(

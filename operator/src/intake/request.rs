@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use whetstone_model::ids::Serial;
 use whetstone_store::{BootSeen, Identity};
 
-use super::limits::Turn;
+use super::limits::{Cost, Turn};
 use super::refusal::{Reason, Refusal};
 use super::server::Client;
 use super::{Shared, What};
@@ -167,6 +167,7 @@ pub(super) async fn same_boot(
 ) -> Result<(), Refusal> {
     let before = agent.identity.boot_id.as_deref();
     let Some(boot_id) = boot_id.filter(|boot_id| before != Some(*boot_id)) else { return Ok(()) };
+    shared.charge(&agent.serial, Cost::ROW)?;
     match shared.store.boot_seen(&agent.serial, boot_id).await.map_err(|e| Refusal::store(&e))? {
         BootSeen::Same | BootSeen::New => {
             shared.known.identity_changed(&agent.serial);

@@ -5,8 +5,10 @@ use whetstone_model::action::Action;
 use whetstone_model::ids::{BladeName, CaseId, RunId, Serial};
 use whetstone_model::lifecycle::Phase;
 use whetstone_model::verdict::Outcome;
+use whetstone_model::wire::ItemBody;
 use whetstone_store::{
-    AuditRow, BladeHistory, BladeRow, CaseRow, PastCase, RunRow, RunState, StoredReport, UnexpectedRow,
+    AuditRow, BladeHistory, BladeRow, CaseRow, EvidenceRow, PastCase, RunRow, RunState, StoredReport,
+    UnexpectedRow,
 };
 
 #[derive(Serialize)]
@@ -237,6 +239,30 @@ impl Audit {
     pub fn of(row: AuditRow) -> Self {
         let AuditRow { id, at_ms, kind, who, what } = row;
         Audit { id, at_ms, kind, who, what }
+    }
+}
+
+/// A piece of evidence, as it was stored.
+#[derive(Serialize)]
+pub(super) struct Evidence {
+    stream: String,
+    seq: i64,
+    /// By the blade's clock.
+    at_ms: i64,
+    received_ms: i64,
+    kind: &'static str,
+    code: String,
+    device: Option<String>,
+    value: Option<f64>,
+    unit: Option<String>,
+    /// All of it; none of a reading.
+    body: Option<ItemBody>,
+}
+
+impl Evidence {
+    pub fn of(row: EvidenceRow) -> Self {
+        let EvidenceRow { stream, seq, at_ms, received_ms, kind, code, device, value, unit, body } = row;
+        Evidence { stream, seq, at_ms, received_ms, kind: kind.as_str(), code, device, value, unit, body }
     }
 }
 

@@ -7,7 +7,7 @@ mod distribution;
 mod page;
 mod plot;
 
-use std::path::PathBuf;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use axum::Router;
@@ -16,6 +16,7 @@ use axum::extract::{Path, Query, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use ed25519_dalek::SigningKey;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, watch};
 use whetstone_model::ids::{RunId, Serial, TrancheName};
@@ -41,8 +42,8 @@ pub trait SiteInfo: Send + Sync + 'static {
 #[derive(Clone)]
 pub struct Ops {
     pub intake: Intake,
-    /// Holds the key that signs acceptance reports.
-    pub pki_dir: PathBuf,
+    /// Signs acceptance reports.
+    pub report_key: SigningKey,
     pub site: Arc<dyn SiteInfo>,
     /// Set when a person says that a mass quarantine is right.
     pub breaker: watch::Sender<bool>,
@@ -62,12 +63,15 @@ const MAX_SERIALS: usize = 1_000;
 const MAX_TTL_S: i64 = 90 * 86_400;
 /// Rows in one answer.
 const MAX_ROWS: u32 = 10_000;
+/// Of evidence: each may have 64 KiB.
+const MAX_EVIDENCE: u32 = 1_000;
 
 /// The routes; to be merged with those of the agents.
 pub fn router(ops: Ops) -> Router {
     let context = Context { ops, reports: Arc::new(Semaphore::new(1)) };
     Router::new()
         .route("/v1/ops/blades/{name}/history", get(history))
+        .route("/v1/ops/blades/{name}/evidence", get(evidence))
         .route("/v1/ops/blades/{name}/reset-identity", post(reset_identity))
         .route("/v1/ops/tokens", post(tokens))
         .route("/v1/ops/unexpected", get(unexpected))
@@ -162,6 +166,11 @@ async fn tokens(State(context): State<Context>, request: Request) -> Response {
         if !(1..=MAX_TTL_S).contains(&wanted.ttl_s) {
             return Err(Refusal::bad(format!("ttl_s {}: 1 to {MAX_TTL_S}", wanted.ttl_s)));
         }
+        // All of them or none: tokens of a call that is refused would be told to nobody.
+        let unknown = unknown(&shared, &wanted.serials).await?;
+        if !unknown.is_empty() {
+            return Err(Refusal::unknown_blades(unknown));
+        }
         let at_ms = now_ms();
         let expires_ms = at_ms + wanted.ttl_s * 1000;
         let mut made = Vec::with_capacity(wanted.serials.len());
@@ -173,11 +182,9 @@ async fn tokens(State(context): State<Context>, request: Request) -> Response {
             made.push(Token { serial, token, expires_ms });
         }
         let unknown = shared.store().new_tokens(&rows, expires_ms, &user, at_ms).await.map_err(store)?;
-        if let Some(first) = unknown.first() {
-            let message =
-                format!("{} of the serials are no blades of this site, {first} first", unknown.len());
-            // Those of the others are made and die unused: nobody was told them.
-            return Err(Refusal::not_found(message));
+        // Blades are never deleted; a store that was restored this moment may have lost some.
+        if !unknown.is_empty() {
+            return Err(Refusal::unknown_blades(unknown));
         }
         shared.audit().write(
             "token-issued",
@@ -187,6 +194,15 @@ async fn tokens(State(context): State<Context>, request: Request) -> Response {
         Ok(json(&made))
     })
     .await
+}
+
+/// Those of the serials that are no blades of this site.
+async fn unknown(shared: &Shared, serials: &[Serial]) -> Result<Vec<Serial>, Refusal> {
+    let found = shared.store().load_blades(serials).await.map_err(store)?;
+    let readable = found.blades.iter().map(|blade| blade.serial.as_str());
+    let known: HashSet<&str> =
+        readable.chain(found.unreadable.iter().map(|(serial, _)| serial.as_str())).collect();
+    Ok(serials.iter().filter(|serial| !known.contains(serial.as_str())).cloned().collect())
 }
 
 /// `wt-` and 32 random bytes in base32.
@@ -241,6 +257,30 @@ async fn audit(State(context): State<Context>, query: Asked<Limit>, request: Req
 }
 
 #[derive(Deserialize)]
+struct WhichEvidence {
+    #[serde(default)]
+    findings: bool,
+    limit: Option<u32>,
+}
+
+/// What a blade has said, newest first; with `findings=true` no readings and notes.
+async fn evidence(
+    State(context): State<Context>,
+    Path(name): Path<String>,
+    query: Asked<WhichEvidence>,
+    request: Request,
+) -> Response {
+    call(&context, request, |call| async move {
+        let which = asked(query)?;
+        let limit = which.limit.unwrap_or(100).clamp(1, MAX_EVIDENCE);
+        let serial = resolve(&call.shared, &name).await?;
+        let rows = call.shared.store().evidence_of(&serial, which.findings, limit).await.map_err(store)?;
+        Ok(json(&rows.into_iter().map(answers::Evidence::of).collect::<Vec<_>>()))
+    })
+    .await
+}
+
+#[derive(Deserialize)]
 struct WhichCases {
     #[serde(default)]
     all: bool,
@@ -278,11 +318,11 @@ async fn tranche_report(
         let name = TrancheName::new(name).map_err(|e| Refusal::not_found(e.to_string()))?;
         let _turn = reports.acquire_owned().await.map_err(|e| Refusal::internal(e.to_string()))?;
         let terms = ops.site.tranche(&name).unwrap_or_default();
-        let key = crate::pki::report_key(&ops.pki_dir).map_err(|e| Refusal::internal(e.to_string()))?;
         let report = acceptance(call.shared.store(), &name, &terms, now_ms()).await.map_err(store)?;
         let report =
             report.ok_or_else(|| Refusal::not_found(format!("no blade is, or was, of tranche {name}")))?;
-        let bundle = tokio::task::spawn_blocking(move || AcceptanceBundle::sign(&report, &key)).await;
+        let bundle =
+            tokio::task::spawn_blocking(move || AcceptanceBundle::sign(&report, &ops.report_key)).await;
         let bundle = bundle
             .map_err(|e| Refusal::internal(e.to_string()))?
             .map_err(|e| Refusal::internal(e.to_string()))?;

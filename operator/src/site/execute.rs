@@ -157,6 +157,7 @@ impl Executor {
                         || matches!(blade.phase.name(), PhaseName::InService | PhaseName::Ready))
                     // Once for each blade: that its note names a case later is another write.
                     && blade.node.as_ref().is_none_or(|node| node.our_taint.is_none())
+                    && !memory.held_back.contains(&blade.serial)
                     && let Some(first) = blade.faults.iter().map(|fault| fault.since_ms).min()
                 {
                     let seconds = Duration::from_millis(u64::try_from(now_ms() - first).unwrap_or(0));

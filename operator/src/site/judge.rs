@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use whetstone_burnin::judge::{Judgement, Options, Outlier, Sample, judge};
 use whetstone_model::ids::{RunId, Serial, TrancheName};
+use whetstone_model::lifecycle::Phase;
 use whetstone_model::verdict::Outcome;
-use whetstone_plan::{Plan, RunState};
+use whetstone_plan::{BladeView, Plan, RunState};
 use whetstone_store::CohortRow;
 
 use super::memory::Memory;
@@ -19,6 +22,8 @@ use crate::metrics::{Distribution, OfWhat};
 const MAX_SAMPLES: usize = 2_000_000;
 /// Metrics whose distribution is exported.
 const MAX_METRICS: usize = 100;
+/// A comparison that failed is tried again after this: it reads all samples of a tranche, and what fails at once fails at once again.
+const AGAIN: Duration = Duration::from_secs(30);
 
 /// What is to be compared.
 struct Job {
@@ -26,8 +31,8 @@ struct Job {
     fpr: f64,
     /// Runs that wait for a result.
     wanted: Vec<RunId>,
-    /// All finished runs of the tranche, with the blade of each.
-    cohort: Vec<(RunId, Serial, String)>,
+    /// Finished runs of the tranche, with the blade of each.
+    cohort: Vec<(RunId, Serial)>,
 }
 
 /// Starts a comparison for each tranche that wants one and has none going on.
@@ -36,43 +41,44 @@ pub fn start(parts: &Parts, memory: &Memory, plan: &Plan) {
         if !memory.judging.begin(&tranche.tranche) {
             continue;
         }
-        let cohort = memory
-            .site
-            .blades
-            .values()
-            .filter(|blade| blade.tranche.as_ref() == Some(&tranche.tranche))
-            .filter_map(|blade| {
-                let run = blade.run.as_ref()?;
-                matches!(run.state, RunState::Finished { .. })
-                    .then(|| (run.run, blade.serial.clone(), blade.name.to_string()))
-            })
-            .collect();
         let job = Job {
             tranche: tranche.tranche.clone(),
             fpr: memory.site.tranches.get(&tranche.tranche).map_or(0.01, |view| view.fpr),
             wanted: tranche.judge.clone(),
-            cohort,
+            cohort: cohort(memory.site.blades.values(), &tranche.tranche),
         };
         let (parts, judging) = (parts.clone(), memory.judging.clone());
         parts.tasks.clone().spawn(async move {
-            if let Err(error) = run(&parts, &job).await {
+            let done = run(&parts, &job).await.unwrap_or_else(|error| {
                 parts.metrics.reconcile_errors.with_label_values(&[error.category()]).inc();
                 warn!(tranche = %job.tranche, %error, "comparison failed, it is tried again");
-            }
-            judging.end(&job.tranche);
-            parts.dirty.serials(job.cohort.into_iter().map(|(_, serial, _)| serial));
+                false
+            });
+            judging.end(&job.tranche, done, &parts.stop).await;
+            parts.dirty.serials(job.cohort.into_iter().map(|(_, serial)| serial));
         });
     }
 }
 
-async fn run(parts: &Parts, job: &Job) -> Result<(), SiteError> {
-    let runs: Vec<RunId> = job.cohort.iter().map(|(run, ..)| *run).collect();
+/// Finished runs of a tranche. Not of blades that are gone for good: what they measured is nobody's measure any more.
+fn cohort<'a>(blades: impl Iterator<Item = &'a BladeView>, tranche: &TrancheName) -> Vec<(RunId, Serial)> {
+    blades
+        .filter(|blade| blade.tranche.as_ref() == Some(tranche) && blade.phase != Phase::Retired)
+        .filter_map(|blade| {
+            let run = blade.run.as_ref()?;
+            matches!(run.state, RunState::Finished { .. }).then(|| (run.run, blade.serial.clone()))
+        })
+        .collect()
+}
+
+/// False if there is no answer.
+async fn run(parts: &Parts, job: &Job) -> Result<bool, SiteError> {
+    let runs: Vec<RunId> = job.cohort.iter().map(|(run, _)| *run).collect();
     let texts = parts.store.samples_of(&runs).await?;
-    let names: HashMap<RunId, String> =
-        job.cohort.iter().map(|(run, _, name)| (*run, name.clone())).collect();
+    let blades: HashMap<RunId, Serial> = job.cohort.iter().cloned().collect();
     let fpr = job.fpr;
     let judged = tokio::task::spawn_blocking(move || {
-        let samples = samples(&texts, &names);
+        let samples = samples(&texts, &blades);
         let judgement = judge(&samples, &Options { fpr, seed: 0 });
         let compared = compared(&samples, &judgement);
         (distribution(&samples), judgement, compared)
@@ -81,26 +87,30 @@ async fn run(parts: &Parts, job: &Job) -> Result<(), SiteError> {
     let (distribution, judgement, compared) = match judged {
         Ok(judged) => judged,
         Err(error) => {
-            warn!(tranche = %job.tranche, %error, "the judge ended without an answer");
-            return Ok(());
+            warn!(tranche = %job.tranche, %error, "the judge ended without an answer, it is asked again");
+            return Ok(false);
         }
     };
+    // It may have taken a while.
+    if !parts.fence.holds() {
+        return Err(SiteError::Ending);
+    }
     parts.metrics.burnin_metric.replace(job.tranche.as_str(), &distribution);
     let results = results(job, &judgement, &compared);
     let outliers = results.iter().filter(|(_, result)| result.outcome == Outcome::Fail).count();
     info!(tranche = %job.tranche, runs = results.len(), cohort = job.cohort.len(), outliers, "compared");
     parts.store.store_cohort(&results).await?;
-    Ok(())
+    Ok(true)
 }
 
-/// The samples of all runs. A blade is called as it is now: two runs may have known it by other names.
-fn samples(texts: &[(RunId, Vec<u8>)], names: &HashMap<RunId, String>) -> Vec<Sample> {
+/// The samples of all runs. A blade is called by its serial: its name may have been another one, and another one's.
+fn samples(texts: &[(RunId, Vec<u8>)], blades: &HashMap<RunId, Serial>) -> Vec<Sample> {
     let lines = texts.iter().flat_map(|(run, text)| text.split(|b| *b == b'\n').map(move |line| (run, line)));
     lines
         .filter(|(_, line)| !line.is_empty())
         .filter_map(|(run, line)| {
             let mut sample: Sample = serde_json::from_slice(line).ok()?;
-            sample.blade = names.get(run)?.clone();
+            sample.blade = blades.get(run)?.to_string();
             sample.value.is_finite().then_some(sample)
         })
         .take(MAX_SAMPLES)
@@ -132,19 +142,19 @@ fn results(job: &Job, judgement: &Judgement, compared: &BTreeSet<String>) -> Vec
     let wanted: BTreeSet<RunId> = job.wanted.iter().copied().collect();
     job.cohort
         .iter()
-        .filter(|(run, ..)| wanted.contains(run))
-        .map(|(run, _, name)| {
-            let result = match worst.get(name.as_str()) {
+        .filter(|(run, _)| wanted.contains(run))
+        .map(|(run, serial)| {
+            let result = match worst.get(serial.as_str()) {
                 Some(outlier) => {
                     let why = format!("{} {}", outlier.device, outlier.reason);
                     CohortRow { outcome: Outcome::Fail, why, at_ms }
                 }
-                None if compared.contains(name) => {
+                None if compared.contains(serial.as_str()) => {
                     let why = format!("like the other blades of {}", job.tranche);
                     CohortRow { outcome: Outcome::Pass, why, at_ms }
                 }
                 None => {
-                    let why = "no cohort that is large enough to compare with".to_owned();
+                    let why = "no samples, or no cohort that is large enough to compare with".to_owned();
                     CohortRow { outcome: Outcome::Inconclusive, why, at_ms }
                 }
             };
@@ -186,7 +196,14 @@ impl Judging {
     fn begin(&self, tranche: &TrancheName) -> bool {
         self.lock().insert(tranche.clone())
     }
-    fn end(&self, tranche: &TrancheName) {
+    /// One that is not done goes on for a while yet: it is not begun again at once.
+    async fn end(&self, tranche: &TrancheName, done: bool, stop: &CancellationToken) {
+        if !done {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(AGAIN) => {}
+            }
+        }
         self.lock().remove(tranche);
     }
     fn lock(&self) -> MutexGuard<'_, BTreeSet<TrancheName>> {
@@ -195,8 +212,28 @@ impl Judging {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use futures::FutureExt;
+    use serde_json::json;
+    use whetstone_model::action::Action;
+    use whetstone_plan::{AgentView, Intent};
+
     use super::*;
+
+    /// A blade of tranche `t` whose last run has passed.
+    pub fn blade(serial: &str, phase: Phase, run: i64) -> BladeView {
+        let (code, why) = (String::new(), String::new());
+        let state = RunState::Finished { outcome: Outcome::Pass, code, why, action: Action::None };
+        let run = json!({
+            "run": run, "suite": "quick", "state": state, "created_ms": 0, "budget_ms": 0, "progress": "",
+        });
+        serde_json::from_value(json!({
+            "serial": serial, "name": "b-1", "tranche": "t", "phase": phase, "since_ms": 0, "sequence": 0,
+            "intent": Intent::default(), "agent": AgentView::default(), "run": run, "faults": [], "cases": [],
+            "inconclusive": 0,
+        }))
+        .unwrap()
+    }
 
     fn text(driver: &str, value: f64) -> Vec<u8> {
         let line = |gpu: u32| {
@@ -211,7 +248,7 @@ mod tests {
     #[test]
     fn a_distribution_has_the_bare_name_of_its_metric_and_tests_stay_apart() {
         let sample = |test: &str, value: f64| -> Sample {
-            serde_json::from_value(serde_json::json!({
+            serde_json::from_value(json!({
                 "blade": "b-1", "device": "gpu0", "test": test, "metric": "hbm.bandwidth", "value": value,
                 "unit": "GB/s", "better": "higher", "sku": "hgx-h100",
             }))
@@ -227,25 +264,47 @@ mod tests {
     }
 
     #[test]
-    fn a_blade_is_called_as_today_bad_lines_are_left_out_and_one_without_its_like_is_like_nobody() {
-        let names: HashMap<RunId, String> = (1..=10).map(|n| (RunId(n), format!("b-{n}"))).collect();
+    fn who_replaced_a_blade_is_compared_in_its_place() {
+        let t = TrancheName::new("t").unwrap();
+        let blades = [blade("S1", Phase::Retired, 1), blade("S2", Phase::BurningIn { run: RunId(2) }, 2)];
+        assert_eq!(cohort(blades.iter(), &t), [(RunId(2), Serial::new("S2").unwrap())]);
+        assert_eq!(cohort(blades.iter(), &TrancheName::new("other").unwrap()), []);
+    }
+
+    #[tokio::test]
+    async fn a_comparison_that_failed_is_not_begun_again_at_once() {
+        let (judging, stop) = (Judging::default(), CancellationToken::new());
+        let t = TrancheName::new("t").unwrap();
+        assert!(judging.begin(&t));
+        judging.end(&t, true, &stop).await;
+        assert!(judging.begin(&t), "that one was done");
+        let mut ending = Box::pin(judging.end(&t, false, &stop));
+        assert!(ending.as_mut().now_or_never().is_none());
+        assert!(!judging.begin(&t));
+        stop.cancel();
+        ending.await;
+        assert!(judging.begin(&t), "an operator that ends waits for nothing");
+    }
+
+    /// All samples here call their blade by the same name.
+    #[test]
+    fn blades_are_told_apart_bad_lines_are_left_out_and_one_without_its_like_is_like_nobody() {
+        let blades: HashMap<RunId, Serial> =
+            (1..=10).map(|n| (RunId(n), Serial::new(format!("S{n}")).unwrap())).collect();
         let mut texts: Vec<_> = (1..=8)
             .map(|n| (RunId(n), text("580", if n == 3 { 80.0 } else { 100.0 + n as f64 * 0.05 })))
             .collect();
         texts[0].1.extend_from_slice(b"{ not a sample\n");
         // Alone with its driver; and one that has no samples at all.
         texts.push((RunId(9), text("570", 100.0)));
-        let samples = samples(&texts, &names);
+        let samples = samples(&texts, &blades);
         assert_eq!(samples.len(), 72);
         let judgement = judge(&samples, &Options { fpr: 0.01, seed: 0 });
         let job = Job {
             tranche: TrancheName::new("t").unwrap(),
             fpr: 0.01,
             wanted: vec![RunId(3), RunId(4), RunId(9), RunId(10)],
-            cohort: names
-                .iter()
-                .map(|(run, name)| (*run, Serial::new(format!("S{run}")).unwrap(), name.clone()))
-                .collect(),
+            cohort: blades.into_iter().collect(),
         };
         let results = results(&job, &judgement, &compared(&samples, &judgement));
         let results: BTreeMap<RunId, Outcome> =

@@ -27,13 +27,13 @@ impl Known {
         *self.breaker.write().unwrap_or_else(PoisonError::into_inner) = plan.breaker.clone();
         let mut blades = self.blades.write().unwrap_or_else(PoisonError::into_inner);
         for blade in &plan.blades {
-            match memory.site.blades.get(&blade.serial) {
-                Some(view) => {
-                    let decided = Box::new((view.clone(), blade.clone()));
-                    drop(blades.insert(blade.serial.clone(), decided));
-                }
-                None => drop(blades.remove(&blade.serial)),
+            if let Some(view) = memory.site.blades.get(&blade.serial) {
+                blades.insert(blade.serial.clone(), Box::new((view.clone(), blade.clone())));
             }
+        }
+        // Of one that is not in memory any more, as its row cannot be read, nobody knows whether the old answer still holds.
+        if blades.len() > memory.site.blades.len() {
+            blades.retain(|serial, _| memory.site.blades.contains_key(serial));
         }
     }
 }
@@ -51,5 +51,28 @@ impl SiteInfo for Known {
 
     fn breaker(&self) -> Breaker {
         self.breaker.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use whetstone_model::lifecycle::Phase;
+    use whetstone_plan::SiteLimits;
+
+    use super::*;
+    use crate::site::judge::tests::blade;
+
+    #[test]
+    fn a_blade_that_is_known_no_more_is_not_explained() {
+        let (known, mut memory) = (Known::default(), Memory::new(SiteLimits::default()));
+        let (stays, goes) = (blade("S1", Phase::Ready, 1), blade("S2", Phase::Ready, 2));
+        let mut explained = |there: &[&BladeView]| {
+            memory.site.blades = there.iter().map(|view| (view.serial.clone(), (*view).clone())).collect();
+            memory.tranches_changed();
+            known.decided(&memory, &memory.planner.plan(&memory.site, 0));
+            [&stays, &goes].map(|view| known.explain(&view.serial).is_some())
+        };
+        assert_eq!(explained(&[&stays, &goes]), [true, true]);
+        assert_eq!(explained(&[&stays]), [true, false]);
     }
 }

@@ -1,11 +1,13 @@
 //! The site as the loop holds it: rows of the store, the planner's view of them, and the planner's own counts.
 
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use kube::ResourceExt;
+use whetstone_api::node::BLADE;
 use whetstone_api::{BurnIn, RUN_LABEL};
 use whetstone_model::ids::{Serial, TrancheName};
-use whetstone_model::lifecycle::PhaseName;
+use whetstone_model::lifecycle::{Phase, PhaseName};
 use whetstone_plan::{Planner, SiteLimits, SiteView};
 use whetstone_store::{BladeRow, RunRow, RunState};
 
@@ -14,6 +16,7 @@ use super::status::is_wish;
 use super::view::{self, NamedSuite};
 use crate::cluster::Seen;
 use crate::cluster::drain::Drains;
+use crate::cluster::node;
 use crate::ops::Refused;
 
 pub struct Memory {
@@ -32,6 +35,8 @@ pub struct Memory {
     pub invalid: BTreeMap<Serial, String>,
     /// What of the tranches' lists could not be entered.
     pub refused: BTreeMap<TrancheName, Vec<Refused>>,
+    /// Blades that the circuit breaker holds back, or held back until they were let through: how long they took is its doing.
+    pub held_back: BTreeSet<Serial>,
 }
 
 #[derive(Default)]
@@ -70,6 +75,7 @@ impl Memory {
             node_names: HashMap::new(),
             invalid: BTreeMap::new(),
             refused: BTreeMap::new(),
+            held_back: BTreeSet::new(),
         }
     }
 
@@ -79,6 +85,11 @@ impl Memory {
 
     pub fn by_node(&self, node: &str) -> impl Iterator<Item = &Serial> {
         self.nodes.get(node)
+    }
+
+    /// Name of a blade's node.
+    pub fn node_of(&self, serial: &Serial) -> Option<&str> {
+        self.node_names.get(serial).map(String::as_str)
     }
 
     /// A blade that is being drained has this node.
@@ -91,21 +102,23 @@ impl Memory {
     pub fn update(&mut self, dirty: &BTreeSet<Serial>, rows: Vec<BladeRow>, seen: &Seen, drains: &Drains) {
         let mut fresh: BTreeMap<Serial, BladeRow> =
             rows.into_iter().map(|row| (row.serial.clone(), row)).collect();
+        let marks = LazyCell::new(|| Marks::read(seen));
         for serial in dirty {
-            if let Some(old) = self.rows.get(serial) {
+            let old = self.rows.remove(serial);
+            let had = old.as_ref().and_then(|old| {
                 self.names.remove(old.name.as_str(), serial);
-                if let Some(node) = self.node_names.remove(serial) {
-                    self.nodes.remove(&node, serial);
-                }
-            }
+                self.forget_node(old)
+            });
             match fresh.remove(serial) {
                 Some(row) => {
-                    self.view(&row, seen, drains);
+                    // A new delivery has no node yet; of what is new to this process alone the nodes tell.
+                    let told = old.is_none() && row.phase != Phase::Expected;
+                    let had = if told { marks.node_of(&row) } else { had };
+                    self.view(&row, had, seen, drains);
                     self.names.insert(row.name.to_string(), serial);
                     self.rows.insert(serial.clone(), row);
                 }
                 None => {
-                    self.rows.remove(serial);
                     self.site.blades.remove(serial);
                     self.invalid.remove(serial);
                 }
@@ -118,16 +131,22 @@ impl Memory {
     pub fn show(&mut self, shown: &BTreeSet<Serial>, seen: &Seen, drains: &Drains) {
         for serial in shown {
             let Some((serial, row)) = self.rows.remove_entry(serial) else { continue };
-            if let Some(node) = self.node_names.remove(&serial) {
-                self.nodes.remove(&node, &serial);
-            }
-            self.view(&row, seen, drains);
+            let had = self.forget_node(&row);
+            self.view(&row, had, seen, drains);
             self.rows.insert(serial, row);
         }
         self.planner.refresh(&self.site, shown);
     }
 
-    fn view(&mut self, row: &BladeRow, seen: &Seen, drains: &Drains) {
+    /// Answers the node that the blade had, if that is not called as the blade was: somebody has said so once.
+    fn forget_node(&mut self, row: &BladeRow) -> Option<String> {
+        let node = self.node_names.remove(&row.serial)?;
+        self.nodes.remove(&node, &row.serial);
+        (node != row.name.as_str()).then_some(node)
+    }
+
+    /// `had`: its node, where its object says nothing of it.
+    fn view(&mut self, row: &BladeRow, had: Option<String>, seen: &Seen, drains: &Drains) {
         let suite = row.tranche.as_ref().and_then(|name| self.suites.get(name));
         let asked = run_asked_for(seen, row, suite);
         let object = seen.blade(row.name.as_str()).filter(|guard| match &guard.0 {
@@ -159,11 +178,9 @@ impl Memory {
             // Its object is not there (yet, or lost): what was wanted last stays.
             None => last(),
         };
-        let node_name = object
-            .as_ref()
-            .and_then(|guard| guard.0.as_ref().ok())
-            .map_or(row.name.as_str(), |blade| blade.node_name())
-            .to_owned();
+        // A blade does not move because its object is lost, or cannot be read: what work is on its node is there still.
+        let named = object.as_ref().and_then(|guard| guard.0.as_ref().ok()).map(|blade| blade.node_name());
+        let node_name = named.map(str::to_owned).or(had).unwrap_or_else(|| row.name.to_string());
         let node = seen.node(&node_name).and_then(|node| view::node_view(&node, drains.status(&node_name)));
         self.node_names.insert(row.serial.clone(), node_name.clone());
         self.nodes.insert(node_name, &row.serial);
@@ -173,6 +190,35 @@ impl Memory {
     /// After tranches changed: the planner's counts are made anew.
     pub fn tranches_changed(&mut self) {
         self.planner = Planner::new(&self.site);
+    }
+}
+
+/// Nodes by whose mark they carry: the serial of our note or, on one that was let go, the name of our label.
+#[derive(Default)]
+struct Marks {
+    noted: HashMap<Serial, String>,
+    labelled: HashMap<String, String>,
+}
+
+impl Marks {
+    fn read(seen: &Seen) -> Marks {
+        let mut marks = Marks::default();
+        for node in seen.nodes() {
+            let name = node.name_any();
+            if let Some(serial) = node::noted(&node) {
+                marks.noted.insert(serial, name);
+            } else if let Some(blade) = node.labels().get(BLADE)
+                // An old label may be left on another one.
+                && (*blade == name || !marks.labelled.contains_key(blade))
+            {
+                marks.labelled.insert(blade.clone(), name);
+            }
+        }
+        marks
+    }
+
+    fn node_of(&self, row: &BladeRow) -> Option<String> {
+        self.noted.get(&row.serial).or_else(|| self.labelled.get(row.name.as_str())).cloned()
     }
 }
 
@@ -212,4 +258,83 @@ pub fn is_of(burnin: &BurnIn, run: &RunRow) -> bool {
 /// A run that may be the one that a person's `BurnIn` asked for: not made before it, of the suite that it names.
 pub fn fulfils(run: &RunRow, wish: &BurnIn) -> bool {
     run.created_ms >= made_ms(wish) && run.suite == wish.spec.suite
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use whetstone_api::node::NOTE;
+    use whetstone_model::lifecycle::{Owner, QuarantineReason};
+
+    use super::*;
+    use crate::site::testing::{drains, memory, object, row, seen};
+
+    fn node(name: &str, label: Option<&str>, note: Option<&str>) -> Value {
+        let labels = label.map(|blade| json!({ BLADE: blade }));
+        let annotations = note.map(|note| json!({ NOTE: note }));
+        json!({ "metadata": { "name": name, "labels": labels, "annotations": annotations } })
+    }
+
+    fn serial() -> Serial {
+        Serial::new("S1").unwrap()
+    }
+
+    fn in_service(name: &str) -> BladeRow {
+        row("S1", name, Phase::InService { owner: Owner::Spare })
+    }
+
+    /// The node that the planner sees of the blade.
+    #[track_caller]
+    fn has(memory: &Memory, name: &str) {
+        let node = memory.site.blades[&serial()].node.as_ref().map(|node| node.name.as_str());
+        assert_eq!((node, memory.node_of(&serial())), (Some(name), Some(name)));
+        assert!(memory.by_node(name).eq([&serial()]));
+    }
+
+    #[tokio::test]
+    async fn a_blade_stays_on_its_node_when_its_object_is_lost_or_cannot_be_read() {
+        let nodes = [node("n-7", None, None), node("m-1", None, None), node("slot-7", None, None)];
+        let named = seen(&[object("m-1", "S1", json!({ "nodeName": "n-7" }))], &nodes).await;
+        let broken = seen(&[object("m-1", "S1", json!({ "retest": "often" }))], &nodes).await;
+        let lost = seen(&[], &nodes).await;
+        let (mut memory, drains) = (memory(vec![in_service("m-1")], &named), drains());
+        let all = BTreeSet::from([serial()]);
+        for seen in [&named, &broken, &lost] {
+            memory.show(&all, seen, &drains);
+            has(&memory, "n-7");
+            memory.update(&all, vec![in_service("m-1")], seen, &drains);
+            has(&memory, "n-7");
+        }
+        // Its list calls it otherwise, and it has no object of that name yet.
+        memory.update(&all, vec![in_service("slot-7")], &lost, &drains);
+        has(&memory, "n-7");
+        assert_eq!(memory.by_node("slot-7").count(), 0);
+        // An object that names none means the one that is called as the blade is; and so it stays.
+        let unnamed = seen(&[object("slot-7", "S1", json!({}))], &nodes).await;
+        memory.show(&all, &unnamed, &drains);
+        has(&memory, "slot-7");
+        memory.show(&all, &lost, &drains);
+        has(&memory, "slot-7");
+        memory.update(&all, vec![in_service("m-1")], &lost, &drains);
+        has(&memory, "m-1");
+    }
+
+    #[tokio::test]
+    async fn after_a_restart_the_marks_on_nodes_tell_where_a_blade_without_an_object_is() {
+        // In service: the note was taken off with the taint.
+        let labelled = seen(&[], &[node("n-7", Some("m-1"), None), node("m-1", None, None)]).await;
+        has(&memory(vec![in_service("m-1")], &labelled), "n-7");
+        let note = Some("serial=S1 reason=fault case=3");
+        let noted = seen(&[], &[node("n-7", Some("old-name"), note), node("n-8", Some("m-1"), None)]).await;
+        let quarantined = row("S1", "m-1", Phase::Quarantined { reason: QuarantineReason::Fault });
+        has(&memory(vec![quarantined], &noted), "n-7");
+        // Left from long ago.
+        let old = seen(&[], &[node("n-7", Some("m-1"), None), node("m-1", Some("m-1"), None)]).await;
+        has(&memory(vec![in_service("m-1")], &old), "m-1");
+        // Of the blade that had the name before; and of one that never came there is nothing.
+        let before = seen(&[], &[node("n-7", Some("m-1"), Some("serial=S0 reason=retired"))]).await;
+        assert_eq!(memory(vec![in_service("m-1")], &before).node_of(&serial()), Some("m-1"));
+        let expected = memory(vec![row("S1", "m-1", Phase::Expected)], &labelled);
+        assert_eq!(expected.node_of(&serial()), Some("m-1"));
+    }
 }

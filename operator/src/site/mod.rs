@@ -9,11 +9,15 @@ mod known;
 mod left;
 mod manifest;
 mod memory;
+mod objects;
 mod project;
 pub mod status;
 mod tally;
+#[cfg(test)]
+mod testing;
 mod together;
 pub mod view;
+mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -27,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, warn};
 use whetstone_model::ids::Serial;
-use whetstone_plan::{Plan, SiteLimits};
+use whetstone_plan::{BladePlan, Outcome, Plan, SiteLimits, Step, WaitReason};
 use whetstone_store::{SiteRows, Store, StoreError};
 
 use crate::clock::now_ms;
@@ -126,7 +130,7 @@ pub struct Site {
     memory: Memory,
     executor: Executor,
     projector: project::Projector,
-    objects: manifest::Objects,
+    objects: objects::Objects,
     /// Blades whose turn failed: tries so far, and when the next is due.
     later: BTreeMap<Serial, (u32, Instant)>,
     /// When everything is looked at again.
@@ -134,16 +138,16 @@ pub struct Site {
 }
 
 impl Site {
-    /// Reads the site from the store. The watches have to be ready.
-    pub async fn load(parts: Parts) -> Result<Site, SiteError> {
+    /// Its first turn reads everything. The watches have to be ready.
+    pub fn new(parts: Parts) -> Site {
         let limits = SiteLimits { listening_since_ms: now_ms(), ..parts.limits.clone() };
         let memory = Memory::new(limits);
         let executor = Executor::new(parts.clone());
         let projector = project::Projector::start(parts.clone());
         parts.dirty.manifests();
         parts.dirty.all();
-        let objects = manifest::Objects::default();
-        Ok(Site { parts, memory, executor, projector, objects, later: BTreeMap::new(), full: Instant::now() })
+        let objects = objects::Objects::default();
+        Site { parts, memory, executor, projector, objects, later: BTreeMap::new(), full: Instant::now() }
     }
 
     /// Runs until `stop`. A turn that fails as a whole (database away) is said and tried again.
@@ -168,7 +172,7 @@ impl Site {
                 () = tokio::time::sleep_until(self.full.into()) => {}
             }
             let mut work = self.parts.dirty.take();
-            work.manifests &= !self.objects.put_off();
+            work.manifests = self.objects.compare_now(work.manifests);
             // Due also where events never cease.
             work.all |= whole || self.full <= Instant::now();
             let started = Instant::now();
@@ -214,19 +218,23 @@ impl Site {
     /// One look and what follows from it.
     async fn turn(&mut self, work: &Work) -> Result<(), SiteError> {
         let parts = self.parts.clone();
+        if !parts.fence.holds() {
+            return Err(SiteError::Ending);
+        }
         let mut listed = None;
         if work.manifests || self.memory.rows.is_empty() {
             listed = Some(manifest::sync(&parts, &mut self.memory, now_ms()).await?);
         }
         self.memory.site.limits.breaker_override = *parts.breaker_override.borrow();
         let begun = Instant::now();
-        let dirty = self.look(work).await?;
+        let mut dirty = self.look(work).await?;
         parts.drains.end_others(|node| self.memory.drains(node));
+        let now = now_ms();
+        dirty.extend(self.memory.planner.next_drains(&self.memory.site, now));
         if dirty.is_empty() && !work.all && !work.manifests {
             self.projector.wishes(&self.memory, &work.blades);
             return Ok(());
         }
-        let now = now_ms();
         let plan = if work.all || work.manifests {
             let plan = self.memory.planner.plan(&self.memory.site, now);
             if work.all {
@@ -238,6 +246,7 @@ impl Site {
         };
         // It stays so until a person has spoken or nobody is held back, whatever time passes.
         self.memory.site.limits.breaker_tripped = plan.breaker.open;
+        self.note_held_back(&plan);
         // What has nothing left to be done, or is gone, is due no more.
         let busy: BTreeSet<&Serial> =
             plan.blades.iter().filter(|blade| !blade.steps.is_empty()).map(|blade| &blade.serial).collect();
@@ -258,9 +267,22 @@ impl Site {
         }
         if work.all {
             left::free(&parts, &self.memory).await;
-            tally::site(&parts, &self.memory, &plan, now).await;
+            tally::site(&parts, &self.memory, &plan).await;
         }
         Ok(())
+    }
+
+    /// Until their nodes are withheld.
+    fn note_held_back(&mut self, plan: &Plan) {
+        let held_back = &mut self.memory.held_back;
+        for blade in &plan.blades {
+            let withheld = !blade.steps.iter().any(|step| matches!(step, Step::Withhold { .. }));
+            if matches!(blade.outcome, Outcome::Wait { reason: WaitReason::Breaker { .. } }) {
+                held_back.insert(blade.serial.clone());
+            } else if withheld {
+                held_back.remove(&blade.serial);
+            }
+        }
     }
 
     /// Looks up what was named, and answers whom to plan for. The rows are read anew where the store may have changed; of a
@@ -307,19 +329,29 @@ impl Site {
         for blade in plan.blades.iter().filter(|blade| !blade.steps.is_empty() && ready(&blade.serial)) {
             turns.push(executor.take(memory, blade));
         }
+        let only_node = |blade: &&BladePlan| {
+            blade.steps.iter().all(|step| matches!(step, Step::Withhold { .. } | Step::Release { .. }))
+        };
+        let nodes_alone: BTreeSet<&Serial> =
+            plan.blades.iter().filter(only_node).map(|blade| &blade.serial).collect();
         let done: Vec<_> = futures::stream::iter(turns).buffer_unordered(AT_ONCE).collect().await;
         for (serial, result) in done {
             match result {
                 Ok(()) => {
                     self.later.remove(&serial);
-                    self.parts.dirty.serial(&serial);
+                    // A change of a node alone comes back as the node's own event. Before that the view is still the old one,
+                    // and the same step would be taken again and again while the watch is behind.
+                    if !nodes_alone.contains(&serial) {
+                        self.parts.dirty.serial(&serial);
+                    }
                 }
                 Err(SiteError::Stale(why)) => {
                     debug!(%serial, %why, "moved meanwhile, it is looked at again");
                     self.parts.dirty.serial(&serial);
                 }
                 // Whoever leads next takes it.
-                Err(SiteError::Ending | SiteError::Cluster(ClusterError::NotLeading { .. })) => {}
+                Err(SiteError::Cluster(ClusterError::NotLeading { .. })) => {}
+                Err(SiteError::Ending) if self.parts.stop.is_cancelled() || !self.parts.fence.holds() => {}
                 Err(SiteError::Cluster(ClusterError::Silent { .. })) => {
                     let tries = self.later.get(&serial).map_or(0, |(tries, _)| *tries);
                     self.later.insert(serial, (tries, Instant::now() + SILENT));

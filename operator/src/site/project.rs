@@ -4,114 +4,64 @@
 //! kept by object, the latest word alone. Progress of a run is written every few seconds, everything else at once.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::StreamExt;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
-use kube::{Api, Resource, ResourceExt};
-use serde::de::DeserializeOwned;
+use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
-use tokio::sync::Notify;
-use tracing::{debug, warn};
-use whetstone_api::{
-    Blade, BladeStatus, BurnIn, BurnInPhase, BurnInSpec, FIELD_MANAGER, RUN_LABEL, SpecError, Tranche,
-};
+use tracing::warn;
+use whetstone_api::{Blade, BurnInPhase, SpecError};
 use whetstone_model::lifecycle::{Phase, PhaseName};
 use whetstone_plan::{BladePlan, Plan, Step};
 use whetstone_store::{BladeRow, RunRow};
 
-use super::memory::{Memory, fulfils, is_of};
-use super::{Parts, SiteError, status, view};
+use super::memory::Memory;
+use super::writer::{Queue, Write, Writer};
+use super::{Parts, status, view};
 use crate::clock::now_ms;
-use crate::cluster::{ClusterError, within};
 
-/// Writes at once.
-const AT_ONCE: usize = 16;
 /// Between two writes of mere progress of one object.
 const PROGRESS: Duration = Duration::from_secs(5);
-/// A write that failed is tried again after this.
-const AGAIN: Duration = Duration::from_secs(2);
-/// Objects of past runs that are kept for each blade; all runs are in the store.
-const RUNS_KEPT: usize = 3;
-
-/// One write.
-#[derive(Debug, Clone)]
-enum Write {
-    Blade {
-        row: Box<BladeRow>,
-        status: Box<BladeStatus>,
-        patch: Value,
-    },
-    BladeInvalid {
-        patch: Value,
-    },
-    Run {
-        blade: String,
-        run: Box<RunRow>,
-    },
-    /// A person's `BurnIn` that nothing can come of, or not yet.
-    Wish {
-        patch: Value,
-    },
-    Tranche {
-        patch: Value,
-    },
-}
-
-struct Waiting {
-    write: Write,
-    due: Instant,
-}
-
-#[derive(Default)]
-struct Shared {
-    waiting: Mutex<HashMap<String, Waiting>>,
-    wake: Notify,
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Waiting>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 pub struct Projector {
     parts: Parts,
-    shared: Arc<Shared>,
-    /// When mere progress of an object was last handed on.
-    progressed: HashMap<String, Instant>,
+    queue: Arc<Queue>,
+    progress: Progress,
     said: HashMap<String, String>,
 }
 
-impl Projector {
-    pub fn start(parts: Parts) -> Projector {
-        let shared = Arc::<Shared>::default();
-        let writer = Writer { parts: parts.clone(), shared: shared.clone() };
-        parts.tasks.spawn(writer.run());
-        Projector { parts, shared, progressed: HashMap::new(), said: HashMap::new() }
-    }
+/// When mere progress of an object was last handed on.
+#[derive(Default)]
+struct Progress(HashMap<String, Instant>);
 
-    fn put(&self, key: String, write: Write, due: Instant) {
-        self.shared.lock().insert(key, Waiting { write, due });
-        self.shared.wake.notify_one();
-    }
-
-    /// At once, or, for mere progress, when the last one is old enough.
-    fn when(&mut self, key: &str, urgent: bool) -> Instant {
-        let now = Instant::now();
-        let due = match self.progressed.get(key) {
+impl Progress {
+    /// When a word is due: at once, or, for mere progress, when the last one is old enough.
+    fn due(&mut self, key: &str, urgent: bool, now: Instant) -> Instant {
+        let due = match self.0.get(key) {
             // One waits already: a newer word goes with it and does not put it off.
             Some(next) if !urgent && *next > now => *next,
             Some(last) if !urgent => (*last + PROGRESS).max(now),
             _ => now,
         };
-        self.progressed.insert(key.to_owned(), due);
+        self.0.insert(key.to_owned(), due);
         due
+    }
+
+    /// Drops what puts nothing off any more: every run has a key of its own.
+    fn forget(&mut self, now: Instant) {
+        self.0.retain(|_, last| *last + PROGRESS > now);
+    }
+}
+
+impl Projector {
+    pub fn start(parts: Parts) -> Projector {
+        let queue = Writer::start(&parts);
+        Projector { parts, queue, progress: Progress::default(), said: HashMap::new() }
     }
 
     /// The runs of the blades that were planned for, and the status of those that do not move on in this very turn.
     pub fn blades(&mut self, memory: &Memory, plan: &Plan) {
+        self.progress.forget(Instant::now());
         let now = now_ms();
         for blade in &plan.blades {
             let Some(row) = memory.rows.get(&blade.serial) else { continue };
@@ -154,9 +104,9 @@ impl Projector {
                     || before.verdict != after.verdict
             });
             let key = format!("blade/{}", row.name);
-            let due = self.when(&key, urgent);
+            let due = self.progress.due(&key, urgent, Instant::now());
             let write = Write::Blade { row: Box::new(row.clone()), status: Box::new(after), patch };
-            self.put(key, write, due);
+            self.queue.put(key, write, due);
         }
     }
 
@@ -177,7 +127,8 @@ impl Projector {
                 };
                 let Some(wanted) = wanted else { continue };
                 if let Ok(Some(patch)) = status::difference(burnin.status.as_ref(), &wanted) {
-                    self.put(format!("wish/{}", burnin.name_any()), Write::Wish { patch }, Instant::now());
+                    let key = format!("wish/{}", burnin.name_any());
+                    self.queue.put(key, Write::Wish { patch }, Instant::now());
                 }
             }
         }
@@ -191,13 +142,13 @@ impl Projector {
             return;
         }
         let over = !matches!(wanted.phase, Some(BurnInPhase::Pending | BurnInPhase::Running) | None);
-        let due = self.when(&key, over);
+        let due = self.progress.due(&key, over, Instant::now());
         self.said.insert(key.clone(), text);
         if self.said.len() > 20_000 {
             // Said anew is no harm: the writer compares with what is there.
             self.said.clear();
         }
-        self.put(key, Write::Run { blade: row.name.to_string(), run: Box::new(run.clone()) }, due);
+        self.queue.put(key, Write::Run { blade: row.name.to_string(), run: Box::new(run.clone()) }, due);
     }
 
     pub fn tranches(&mut self, memory: &Memory, plan: &Plan, now_ms: i64) {
@@ -224,8 +175,9 @@ impl Projector {
             );
             if let Ok(Some(patch)) = status::difference(before, &after) {
                 let key = format!("tranche/{}", tranche.tranche);
-                let due = self.when(&key, before.is_none_or(|before| before.phase != after.phase));
-                self.put(key, Write::Tranche { patch }, due.min(Instant::now() + Duration::from_secs(1)));
+                let (now, moved) = (Instant::now(), before.is_none_or(|before| before.phase != after.phase));
+                let due = self.progress.due(&key, moved, now).min(now + Duration::from_secs(1));
+                self.queue.put(key, Write::Tranche { patch }, due);
             }
         }
     }
@@ -267,7 +219,7 @@ impl Projector {
             if self.said.insert(key.clone(), text.clone()).as_ref() != Some(&text) {
                 warn!(object = key, why, "cannot be understood; its last wish stays");
                 let write = if blade { Write::BladeInvalid { patch } } else { Write::Tranche { patch } };
-                self.put(key, write, Instant::now());
+                self.queue.put(key, write, Instant::now());
             }
         }
     }
@@ -287,197 +239,21 @@ fn moves(plan: &BladePlan) -> bool {
     plan.steps.iter().any(|step| matches!(step, Step::Transition { .. } | Step::StartRun { .. }))
 }
 
-/// Writes what waits.
-struct Writer {
-    parts: Parts,
-    shared: Arc<Shared>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Writer {
-    async fn run(self) {
-        loop {
-            let (due, next) = self.take();
-            if due.is_empty() {
-                let pause = async {
-                    match next {
-                        Some(at) => tokio::time::sleep_until(at.into()).await,
-                        None => std::future::pending().await,
-                    }
-                };
-                tokio::select! {
-                    // What is not written is known to the store: the next leader says it.
-                    () = self.parts.stop.cancelled() => return,
-                    () = self.shared.wake.notified() => {}
-                    () = pause => {}
-                }
-                continue;
-            }
-            futures::stream::iter(due)
-                .for_each_concurrent(AT_ONCE, |(key, write)| {
-                    let writer = &self;
-                    async move { writer.one(key, write).await }
-                })
-                .await;
-        }
-    }
-
-    /// What is due, and when the next is.
-    fn take(&self) -> (Vec<(String, Write)>, Option<Instant>) {
-        let now = Instant::now();
-        let mut waiting = self.shared.lock();
-        let keys: Vec<String> =
-            waiting.iter().filter(|(_, waiting)| waiting.due <= now).map(|(key, _)| key.clone()).collect();
-        let due = keys.into_iter().filter_map(|key| waiting.remove_entry(&key));
-        let due = due.map(|(key, waiting)| (key, waiting.write)).collect();
-        (due, waiting.values().map(|waiting| waiting.due).min())
-    }
-
-    async fn one(&self, key: String, write: Write) {
-        self.parts.precedence.after_nodes().await;
-        let name = key.split_once('/').map_or("", |(_, name)| name);
-        let result = match &write {
-            Write::Blade { row, status, patch } => self.blade(name, row, status, patch).await,
-            Write::BladeInvalid { patch } => self.status::<Blade>(name, patch).await.map_err(Into::into),
-            Write::Tranche { patch } => self.status::<Tranche>(name, patch).await.map_err(Into::into),
-            Write::Wish { patch } => self.status::<BurnIn>(name, patch).await.map_err(Into::into),
-            Write::Run { blade, run } => self.burnin(blade, run).await,
-        };
-        let Err(error) = result else { return };
-        self.parts.metrics.kube_errors.with_label_values(&[error.category()]).inc();
-        if error.category() == "not_found" {
-            return;
-        }
-        debug!(key, %error, "a status could not be written, it is tried again");
-        // A newer word that has come meanwhile stands.
-        let mut waiting = self.shared.lock();
-        waiting.entry(key).or_insert(Waiting { write, due: Instant::now() + AGAIN });
-    }
-
-    async fn status<K>(&self, name: &str, patch: &Value) -> Result<(), ClusterError>
-    where
-        K: Resource<DynamicType = (), Scope = kube::core::ClusterResourceScope> + DeserializeOwned,
-    {
-        let api: Api<K> = Api::all(self.parts.client.clone());
-        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..Default::default() };
-        let body = json!({ "status": patch });
-        within("patch status", api.patch_status(name, &parameters, &Patch::Merge(&body))).await.map(drop)
-    }
-
-    /// The schema lets no phase be left out that matters: after an outage the object goes through all that it missed. Where
-    /// no way leads on from what it says, the store was restored from a backup: its word counts.
-    async fn blade(
-        &self,
-        name: &str,
-        row: &BladeRow,
-        status: &BladeStatus,
-        patch: &Value,
-    ) -> Result<(), SiteError> {
-        let refused = |error: &ClusterError| error.code() == Some(422);
-        match self.status::<Blade>(name, patch).await {
-            Err(error) if refused(&error) => {}
-            result => return Ok(result?),
-        }
-        match self.missed(name, row).await {
-            Err(SiteError::Cluster(error)) if refused(&error) => {}
-            other => other?,
-        }
-        match self.rest(name, status).await {
-            Err(SiteError::Cluster(error)) if refused(&error) => {}
-            result => return result,
-        }
-        warn!(
-            blade = name,
-            phase = status.phase,
-            "its object says what the store cannot follow: the store's word is written"
-        );
-        self.status::<Blade>(name, &json!({ "phase": null, "owner": null, "sequence": null })).await?;
-        self.rest(name, status).await
-    }
-
-    /// The transitions that its object has not shown, one by one.
-    async fn missed(&self, name: &str, row: &BladeRow) -> Result<(), SiteError> {
-        let api: Api<Blade> = Api::all(self.parts.client.clone());
-        let object = within("get blade", api.get(name)).await?;
-        let at = object.status.as_ref().and_then(|status| status.sequence).unwrap_or(0);
-        let history = self.parts.store.history(row.serial.as_str()).await?;
-        for missed in history.iter().flat_map(|history| &history.transitions).filter(|t| t.sequence > at) {
-            let owner = match &missed.to {
-                Phase::InService { owner } => json!(owner.to_string()),
-                _ => Value::Null,
-            };
-            let step =
-                json!({ "phase": missed.to.name().as_str(), "sequence": missed.sequence, "owner": owner });
-            self.status::<Blade>(name, &step).await?;
-        }
-        Ok(())
-    }
-
-    /// What its object does not say yet.
-    async fn rest(&self, name: &str, status: &BladeStatus) -> Result<(), SiteError> {
-        let api: Api<Blade> = Api::all(self.parts.client.clone());
-        let now = within("get blade", api.get(name)).await?;
-        match status::difference(now.status.as_ref(), status)? {
-            Some(patch) => Ok(self.status::<Blade>(name, &patch).await?),
-            None => Ok(()),
-        }
-    }
-
-    async fn burnin(&self, blade: &str, run: &RunRow) -> Result<(), SiteError> {
-        let api: Api<BurnIn> = Api::all(self.parts.client.clone());
-        let mut of_blade: Vec<BurnIn> = self
-            .parts
-            .seen
-            .runs_of(blade)
-            .iter()
-            .filter_map(|guard| guard.0.as_ref().ok())
-            .cloned()
-            .collect();
-        let number = |burnin: &BurnIn| burnin.status.as_ref().and_then(|status| status.run);
-        let own_name = format!("{blade}-{}", run.run);
-        // A person's wish for a run becomes that run.
-        let there = of_blade
-            .iter()
-            .find(|burnin| is_of(burnin, run) || burnin.name_any() == own_name)
-            .or_else(|| of_blade.iter().find(|burnin| status::is_wish(burnin) && fulfils(run, burnin)));
-        let (name, before) = match there {
-            Some(burnin) => (burnin.name_any(), burnin.status.clone()),
-            None => {
-                self.create_run(&api, blade, &own_name, run).await?;
-                (own_name, None)
-            }
-        };
-        if let Some(patch) = status::difference(before.as_ref(), &status::burnin(run))? {
-            self.status::<BurnIn>(&name, &patch).await?;
-        }
-        of_blade.retain(|burnin| number(burnin).is_some_and(|n| n < run.run.0));
-        of_blade.sort_by_key(|burnin| std::cmp::Reverse(number(burnin)));
-        for old in of_blade.iter().skip(RUNS_KEPT - 1) {
-            match within("delete burnin", api.delete(&old.name_any(), &DeleteParams::default())).await {
-                Err(error) if !error.is_not_found() => return Err(error.into()),
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    async fn create_run(
-        &self,
-        api: &Api<BurnIn>,
-        blade: &str,
-        name: &str,
-        run: &RunRow,
-    ) -> Result<(), SiteError> {
-        let spec = BurnInSpec { blade: blade.to_owned(), suite: run.suite.clone(), reason: None };
-        let mut object = BurnIn::new(name, spec);
-        object.metadata.labels = Some([(RUN_LABEL.to_owned(), run.run.to_string())].into());
-        // With its blade's object it goes, too.
-        let owner = self.parts.seen.blade(blade);
-        object.metadata.owner_references =
-            owner.and_then(|guard| guard.0.as_ref().ok()?.controller_owner_ref(&())).map(|owner| vec![owner]);
-        let parameters = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..Default::default() };
-        match within("create burnin", api.create(&parameters, &object)).await {
-            Err(error) if error.code() == Some(409) => Ok(()),
-            result => Ok(result.map(drop)?),
-        }
+    #[test]
+    fn mere_progress_waits_for_its_turn_and_what_is_over_is_forgotten() {
+        let (begun, mut progress) = (Instant::now(), Progress::default());
+        let after = |seconds: u64| begun + Duration::from_secs(seconds);
+        assert_eq!(progress.due("run/1", false, begun), begun, "nothing was said yet");
+        assert_eq!(progress.due("run/1", false, after(1)), after(5));
+        assert_eq!(progress.due("run/1", false, after(2)), after(5), "it goes with the one that waits");
+        assert_eq!(progress.due("run/1", true, after(3)), after(3));
+        progress.forget(after(7));
+        assert_eq!(progress.due("run/1", false, after(7)), after(8));
+        progress.forget(after(13));
+        assert!(progress.0.is_empty());
     }
 }

@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::ResourceExt;
 use serde::Serialize;
 use serde_json::{Map, Value};
-use whetstone_api::condition::{DEGRADED, Now, PROGRESSING, READY, STUCK, VALID, merge};
+use whetstone_api::condition::{AGENT_LIVE, DEGRADED, Now, PROGRESSING, READY, STUCK, VALID, merge};
 use whetstone_api::{
     BladeStatus, BurnIn, BurnInPhase, BurnInStatus, CountsStatus, RUN_LABEL, TrancheStatus, VerdictStatus,
     WaitStatus,
@@ -111,9 +111,21 @@ fn conditions(
             reason: if plan.stuck.is_some() { "PastLimit" } else { "WithinLimit" },
             message: line(plan.stuck.as_deref().unwrap_or("")),
         },
+        agent(row, plan.away),
         Now { type_: VALID, status: true, reason: "Understood", message: String::new() },
     ];
     merge(before.map(|b| b.conditions.as_slice()).unwrap_or_default(), &now, generation, time(now_ms).0)
+}
+
+fn agent(row: &BladeRow, away: bool) -> Now<'static> {
+    let reason = match (row.agent.joined, away) {
+        (false, _) => "NotJoined",
+        (true, true) => "Away",
+        (true, false) => "Live",
+    };
+    let heard = row.agent.last_seen_ms.filter(|_| away);
+    let message = heard.map_or_else(String::new, |ms| format!("last heard of at {}", time(ms).0));
+    Now { type_: AGENT_LIVE, status: reason == "Live", reason, message }
 }
 
 /// The verdict of a run that is over; the cohort's word counts with it.

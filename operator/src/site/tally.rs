@@ -6,14 +6,13 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 use tracing::warn;
-use whetstone_api::node::TAINT;
 use whetstone_model::ids::TrancheName;
 use whetstone_model::lifecycle::{PhaseName, QuarantineReason};
-use whetstone_plan::{Breaker, Plan, RunState};
+use whetstone_plan::{BladePlan, BladeView, Breaker, Plan, RunState};
 
 use super::Parts;
 use super::memory::Memory;
-use crate::cluster::node::unmanaged;
+use crate::cluster::node::{tainted, unmanaged};
 use crate::metrics::Metrics;
 
 /// Names in one line of the log.
@@ -56,10 +55,6 @@ fn waiting<'a>(
 /// Names of the nodes that carry our taint and that nobody will ever take it off: no blade is called so. A person may have
 /// taken a node out of our hands.
 fn without_blade(nodes: &[Arc<Node>], is_blade: impl Fn(&str) -> bool) -> Vec<String> {
-    let tainted = |node: &Node| {
-        let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_ref());
-        taints.is_some_and(|taints| taints.iter().any(|taint| taint.key == TAINT))
-    };
     let stray = nodes.iter().filter(|node| tainted(node) && !unmanaged(node));
     stray.map(|node| node.name_any()).filter(|name| !is_blade(name)).collect()
 }
@@ -76,62 +71,100 @@ fn nodes(parts: &Parts, memory: &Memory) {
     }
 }
 
-/// Counts everything; called with each whole plan.
-pub async fn site(parts: &Parts, memory: &Memory, plan: &Plan, now_ms: i64) {
-    let metrics = &parts.metrics;
-    let mut phases: BTreeMap<PhaseName, i64> = PhaseName::ALL.into_iter().map(|phase| (phase, 0)).collect();
-    let mut stuck = phases.clone();
-    let mut agents = BTreeMap::from([("live", 0), ("away", 0), ("conflict", 0)]);
-    let mut runs = BTreeMap::from([("ordered", 0), ("running", 0)]);
-    let mut cases: BTreeMap<&str, i64> = QuarantineReason::ALL.into_iter().map(|r| (r.as_str(), 0)).collect();
-    for blade in memory.site.blades.values() {
-        *phases.entry(blade.phase.name()).or_default() += 1;
-        if blade.agent.conflict.is_some() {
-            *agents.entry("conflict").or_default() += 1;
-        } else if blade.agent.joined {
-            let limits = &memory.site.limits;
-            // Silence counts from when there was somebody to listen.
-            let heard_ms = blade.agent.last_seen_ms.map(|seen| seen.max(limits.listening_since_ms));
-            let live = heard_ms.is_some_and(|heard_ms| now_ms - heard_ms <= limits.agent_away_ms);
-            *agents.entry(if live { "live" } else { "away" }).or_default() += 1;
+/// How many blades there are of what, by the metrics' labels. What there is none of is 0, not absent.
+struct Counts {
+    phases: BTreeMap<PhaseName, i64>,
+    stuck: BTreeMap<PhaseName, i64>,
+    agents: BTreeMap<&'static str, i64>,
+    runs: BTreeMap<&'static str, i64>,
+    cases: BTreeMap<&'static str, i64>,
+}
+
+fn add<K: Ord>(counts: &mut BTreeMap<K, i64>, one: K) {
+    *counts.entry(one).or_default() += 1;
+}
+
+impl Counts {
+    fn none() -> Counts {
+        let phases: BTreeMap<PhaseName, i64> = PhaseName::ALL.into_iter().map(|phase| (phase, 0)).collect();
+        Counts {
+            stuck: phases.clone(),
+            phases,
+            agents: BTreeMap::from([("live", 0), ("away", 0), ("conflict", 0)]),
+            runs: BTreeMap::from([("ordered", 0), ("running", 0)]),
+            cases: QuarantineReason::ALL.into_iter().map(|reason| (reason.as_str(), 0)).collect(),
         }
-        match blade.run.as_ref().map(|run| &run.state) {
-            Some(RunState::Ordered) => *runs.entry("ordered").or_default() += 1,
-            Some(RunState::Running) => *runs.entry("running").or_default() += 1,
+    }
+
+    fn of(memory: &Memory, plan: &Plan) -> Counts {
+        let mut counts = Counts::none();
+        for plan in &plan.blades {
+            if let Some(view) = memory.site.blades.get(&plan.serial) {
+                counts.blade(view, plan);
+            }
+        }
+        for case in memory.rows.values().flat_map(|row| &row.cases) {
+            let reason = QuarantineReason::ALL.into_iter().find(|reason| reason.as_str() == case.reason);
+            add(&mut counts.cases, reason.map_or("other", QuarantineReason::as_str));
+        }
+        counts
+    }
+
+    fn blade(&mut self, view: &BladeView, plan: &BladePlan) {
+        let phase = view.phase.name();
+        add(&mut self.phases, phase);
+        if plan.stuck.is_some() {
+            add(&mut self.stuck, phase);
+        }
+        if view.agent.conflict.is_some() {
+            add(&mut self.agents, "conflict");
+        } else if view.agent.joined {
+            add(&mut self.agents, if plan.away { "away" } else { "live" });
+        }
+        match view.run.as_ref().map(|run| &run.state) {
+            Some(RunState::Ordered) => add(&mut self.runs, "ordered"),
+            Some(RunState::Running) => add(&mut self.runs, "running"),
             _ => {}
         }
     }
-    for row in memory.rows.values() {
-        for case in &row.cases {
-            let reason = QuarantineReason::ALL.into_iter().find(|reason| reason.as_str() == case.reason);
-            *cases.entry(reason.map_or("other", QuarantineReason::as_str)).or_default() += 1;
+
+    fn set(&self, metrics: &Metrics) {
+        for (phase, count) in &self.phases {
+            metrics.blades.with_label_values(&[phase.as_str()]).set(*count);
         }
-    }
-    for blade in plan.blades.iter().filter(|blade| blade.stuck.is_some()) {
-        if let Some(view) = memory.site.blades.get(&blade.serial) {
-            *stuck.entry(view.phase.name()).or_default() += 1;
+        for (phase, count) in &self.stuck {
+            metrics.blades_stuck.with_label_values(&[phase.as_str()]).set(*count);
         }
+        for (gauge, counts) in
+            [(&metrics.agents, &self.agents), (&metrics.runs, &self.runs), (&metrics.cases_open, &self.cases)]
+        {
+            for (label, count) in counts {
+                gauge.with_label_values(&[label]).set(*count);
+            }
+        }
+        metrics.identity_conflicts.set(self.agents.get("conflict").copied().unwrap_or(0));
     }
-    for (phase, count) in phases {
-        metrics.blades.with_label_values(&[phase.as_str()]).set(count);
+}
+
+/// Counts everything; called with each whole plan.
+pub async fn site(parts: &Parts, memory: &Memory, plan: &Plan) {
+    let metrics = &parts.metrics;
+    Counts::of(memory, plan).set(metrics);
+    tranches(metrics, memory, plan);
+    nodes(parts, memory);
+    let (going, blocked) = parts.drains.counts();
+    metrics.drains.with_label_values(&["going"]).set(n(going));
+    metrics.drains.with_label_values(&["blocked"]).set(n(blocked));
+    match parts.store.list_unexpected(10_000).await {
+        Ok(unexpected) => metrics.unexpected.set(n(unexpected.len())),
+        Err(error) => metrics.store_errors.with_label_values(&[error.category()]).inc(),
     }
-    for (phase, count) in stuck {
-        metrics.blades_stuck.with_label_values(&[phase.as_str()]).set(count);
-    }
-    for (state, count) in &agents {
-        metrics.agents.with_label_values(&[state]).set(*count);
-    }
-    metrics.identity_conflicts.set(agents.get("conflict").copied().unwrap_or(0));
-    for (state, count) in runs {
-        metrics.runs.with_label_values(&[state]).set(count);
-    }
-    for (reason, count) in cases {
-        metrics.cases_open.with_label_values(&[reason]).set(count);
-    }
+}
+
+fn tranches(metrics: &Metrics, memory: &Memory, plan: &Plan) {
     // A tranche that is gone is not counted for ever.
     metrics.tranche_blades.reset();
     metrics.burnin_metric.keep(|name| memory.site.tranches.keys().any(|tranche| tranche.as_str() == name));
-    nodes(parts, memory);
     let waiting = waiting(memory.site.blades.values().filter_map(|blade| {
         let run = blade.run.as_ref().map(|run| &run.state);
         Some((blade.tranche.as_ref()?, blade.phase.name(), run))
@@ -156,22 +189,41 @@ pub async fn site(parts: &Parts, memory: &Memory, plan: &Plan, now_ms: i64) {
             metrics.tranche_blades.with_label_values(&[tranche.tranche.as_str(), state]).set(n(count));
         }
     }
-    let (going, blocked) = parts.drains.counts();
-    metrics.drains.with_label_values(&["going"]).set(n(going));
-    metrics.drains.with_label_values(&["blocked"]).set(n(blocked));
-    match parts.store.list_unexpected(10_000).await {
-        Ok(unexpected) => metrics.unexpected.set(n(unexpected.len())),
-        Err(error) => metrics.store_errors.with_label_values(&[error.category()]).inc(),
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use whetstone_api::node::TAINT;
     use whetstone_model::action::Action;
+    use whetstone_model::lifecycle::Phase;
     use whetstone_model::verdict::Outcome;
+    use whetstone_plan::SiteLimits;
 
     use super::*;
+    use crate::site::judge::tests::blade;
+
+    /// Also one that was never heard of: as the planner counts it, silence begins when somebody listens.
+    #[test]
+    fn agents_are_live_or_away_as_the_planner_says() {
+        let mut memory = Memory::new(SiteLimits { listening_since_ms: 1_000, ..SiteLimits::default() });
+        for (serial, seen_ms, conflict) in
+            [("S1", None, None), ("S2", Some(50_000), None), ("S3", None, Some("two machines".to_owned()))]
+        {
+            let mut view = blade(serial, Phase::Ready, 1);
+            view.agent.joined = true;
+            (view.agent.last_seen_ms, view.agent.conflict) = (seen_ms, conflict);
+            memory.site.blades.insert(view.serial.clone(), view);
+        }
+        let absent = blade("S4", Phase::Expected, 1);
+        memory.site.blades.insert(absent.serial.clone(), absent);
+        memory.tranches_changed();
+        let agents = |now_ms: i64| Counts::of(&memory, &memory.planner.plan(&memory.site, now_ms)).agents;
+        let away_ms = memory.site.limits.agent_away_ms;
+        let counts = |live, away| BTreeMap::from([("live", live), ("away", away), ("conflict", 1)]);
+        assert_eq!(agents(1_000 + away_ms), counts(2, 0));
+        assert_eq!(agents(1_001 + away_ms), counts(1, 1));
+    }
 
     #[test]
     fn what_waits_before_a_burn_in_and_after_it_is_told_apart() {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
-use whetstone_store::StoreError;
+use whetstone_store::{StoreError, all_or_each};
 
 use super::SiteError;
 
@@ -20,9 +20,9 @@ pub struct Together<In, Out> {
 }
 
 impl<In: Clone + Send + 'static, Out: Send + 'static> Together<In, Out> {
-    /// `write` answers one for each that it is given, in their order. Where one of them is at fault, not the database, they go
-    /// one by one: the others do not suffer for it.
-    pub fn start<F>(tasks: &TaskTracker, write: impl Fn(Vec<In>) -> F + Send + 'static) -> Self
+    /// `write` answers one for each that it is given, in their order. What becomes of the others where one of them is at fault:
+    /// [`all_or_each`].
+    pub fn start<F>(tasks: &TaskTracker, write: impl Fn(Vec<In>) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Result<Vec<Out>, StoreError>> + Send,
     {
@@ -31,27 +31,11 @@ impl<In: Clone + Send + 'static, Out: Send + 'static> Together<In, Out> {
             let mut batch: Vec<(In, Answer<Out>)> = Vec::with_capacity(MOST);
             while waiting.recv_many(&mut batch, MOST).await > 0 {
                 let (items, answers): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
-                // An answer that cannot be sent: who asked is gone, the process ends. One that is dropped is heard of.
-                match write(items.clone()).await {
-                    Ok(outcomes) => {
-                        for (answer, outcome) in answers.into_iter().zip(outcomes) {
-                            let _ = answer.send(Ok(outcome));
-                        }
-                    }
-                    Err(error) if !error.is_transient() && items.len() > 1 => {
-                        for (item, answer) in items.into_iter().zip(answers) {
-                            let written = write(vec![item]).await.map_err(Arc::new);
-                            if let Some(outcome) = written.map(|mut all| all.pop()).transpose() {
-                                let _ = answer.send(outcome);
-                            }
-                        }
-                    }
-                    Err(error) => {
-                        let error = Arc::new(error);
-                        for answer in answers {
-                            let _ = answer.send(Err(error.clone()));
-                        }
-                    }
+                let together = write(items.clone());
+                let written = all_or_each(items, together, |item| write(vec![item])).await;
+                for (answer, outcome) in answers.into_iter().zip(written) {
+                    // Who asked may be gone: the process ends.
+                    let _ = answer.send(outcome);
                 }
             }
         });

@@ -7,9 +7,9 @@ use crate::error::StoreError;
 use crate::sql::{LINE, WORD, clean, col, sql};
 
 /// Rows of the audit log that are kept: weeks of an ordinary site, and a bound for one under attack.
-pub const AUDIT_KEPT: i64 = 100_000;
+const AUDIT_KEPT: i64 = 100_000;
 /// Serials that claimed to be of this site; anybody who reaches the port can make them up.
-pub const UNEXPECTED_KEPT: i64 = 10_000;
+const UNEXPECTED_KEPT: i64 = 10_000;
 
 /// A line of the audit log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub struct UnexpectedRow {
 }
 
 impl Store {
-    /// Adds a line to the audit log; beyond [`AUDIT_KEPT`] the oldest goes.
+    /// Adds a line to the audit log; beyond `AUDIT_KEPT` the oldest goes.
     pub async fn audit(&self, kind: &str, who: &str, what: &str, at_ms: i64) -> Result<(), StoreError> {
         self.within(async {
             let mut db = self.write().await?;
@@ -77,7 +77,7 @@ impl Store {
     }
 
     /// Notes a machine that claims to be a blade which nobody expects. It is forgotten once its serial is expected, or
-    /// when [`UNEXPECTED_KEPT`] others came after it.
+    /// when `UNEXPECTED_KEPT` others came after it.
     pub async fn unexpected(&self, serial: &str, what: &str, at_ms: i64) -> Result<(), StoreError> {
         self.within(async {
             let mut db = self.write().await?;

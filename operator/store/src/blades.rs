@@ -22,7 +22,7 @@ pub struct ExpectedBlade {
     pub sku: Option<String>,
 }
 
-/// What [`Store::upsert_expected`] made of one blade.
+/// What [`Store::upsert_moving`] made of one blade.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UpsertOutcome {
     /// Not known before: it is `Expected` now.
@@ -42,17 +42,8 @@ pub enum UpsertOutcome {
 
 impl Store {
     /// Enters blades, or updates their names and places, in one transaction. Outcomes come in the order of `blades`. A
-    /// blade stays in its tranche; see [`Store::upsert_moving`].
-    pub async fn upsert_expected(
-        &self,
-        blades: &[ExpectedBlade],
-        now_ms: i64,
-    ) -> Result<Vec<UpsertOutcome>, StoreError> {
-        self.upsert_moving(blades, &BTreeSet::new(), now_ms).await
-    }
-
-    /// The same, but the blades of `may_move`, which their tranche does not list any more, move to the tranche that does.
-    /// Their history goes with them.
+    /// blade stays in its tranche; those of `may_move`, which their tranche does not list any more, move to the tranche that
+    /// does, and their history goes with them.
     pub async fn upsert_moving(
         &self,
         blades: &[ExpectedBlade],
@@ -66,16 +57,14 @@ impl Store {
             let names = name_holders(&mut db, blades).await?;
             // Serial → its place in the list: the first one counts.
             let mut first: HashMap<&Serial, usize> = HashMap::with_capacity(blades.len());
-            let mut claimed: HashMap<&BladeName, &Serial> = HashMap::new();
-            let (mut new, mut updated) = (Vec::new(), Vec::new());
+            let mut wanted = Vec::with_capacity(blades.len());
             for (index, blade) in blades.iter().enumerate() {
                 if let Some(other) = first.get(&blade.serial) {
                     outcomes[index] = UpsertOutcome::Duplicate { tranche: blades[*other].tranche.clone() };
                     continue;
                 }
                 first.insert(&blade.serial, index);
-                let old = known.get(&blade.serial);
-                if let Some(old) = old
+                if let Some(old) = known.get(&blade.serial)
                     && !old.retired
                     && !may_move.contains(&blade.serial)
                     && let (Some(theirs), Some(ours)) = (&old.blade.tranche, &blade.tranche)
@@ -84,22 +73,24 @@ impl Store {
                     outcomes[index] = UpsertOutcome::Duplicate { tranche: Some(theirs.clone()) };
                     continue;
                 }
-                if let Some(by) = taken(blade, blades, &names, &claimed) {
-                    outcomes[index] = UpsertOutcome::NameTaken { by };
-                    continue;
-                }
-                claimed.insert(&blade.name, &blade.serial);
-                match old {
-                    None => {
-                        outcomes[index] = UpsertOutcome::New;
+                wanted.push(index);
+            }
+            let taken = taken(blades, &wanted, &known, &names);
+            let (mut new, mut updated) = (Vec::new(), Vec::new());
+            for index in wanted {
+                let blade = &blades[index];
+                outcomes[index] = match (taken.get(&index), known.get(&blade.serial)) {
+                    (Some(by), _) => UpsertOutcome::NameTaken { by: by.clone() },
+                    (None, None) => {
                         new.push(blade);
+                        UpsertOutcome::New
                     }
-                    Some(old) if old.blade != *blade => {
-                        outcomes[index] = UpsertOutcome::Updated;
+                    (None, Some(old)) if old.blade != *blade => {
                         updated.push((blade, old));
+                        UpsertOutcome::Updated
                     }
-                    Some(_) => {}
-                }
+                    (None, Some(_)) => UpsertOutcome::Same,
+                };
             }
             insert_new(&mut db, &new, now_ms).await?;
             update_known(&mut db, &updated, now_ms).await?;
@@ -165,24 +156,41 @@ async fn name_holders(
     Ok(holders)
 }
 
-/// Another blade that has or gets this blade's name. One that gets another name in the same list gives its name up.
+/// Which of `wanted`, places in the list, cannot have the name that it gives them, and whose that is. A name is its holder's
+/// unless the list gives that one another, and it gets it; else it is the first one's who is listed by it.
 fn taken(
-    blade: &ExpectedBlade,
     blades: &[ExpectedBlade],
-    names: &HashMap<BladeName, Vec<Serial>>,
-    claimed: &HashMap<&BladeName, &Serial>,
-) -> Option<Serial> {
-    if let Some(by) = claimed.get(&blade.name) {
-        return Some((*by).clone());
+    wanted: &[usize],
+    known: &HashMap<Serial, Known>,
+    holders: &HashMap<BladeName, Vec<Serial>>,
+) -> HashMap<usize, Serial> {
+    let mut taken: HashMap<usize, Serial> = HashMap::new();
+    let mut listed: HashMap<&Serial, usize> = HashMap::with_capacity(wanted.len());
+    let mut wants: HashMap<&BladeName, Vec<usize>> = HashMap::with_capacity(wanted.len());
+    for &index in wanted {
+        listed.insert(&blades[index].serial, index);
+        wants.entry(&blades[index].name).or_default().push(index);
     }
-    names
-        .get(&blade.name)?
-        .iter()
-        .find(|holder| {
-            **holder != blade.serial
-                && !blades.iter().any(|other| other.serial == **holder && other.name != blade.name)
-        })
-        .cloned()
+    let mut open: Vec<&BladeName> = wants.keys().copied().collect();
+    while let Some(name) = open.pop() {
+        let keeps = |holder: &&Serial| {
+            listed.get(holder).is_none_or(|at| taken.contains_key(at) || blades[*at].name == *name)
+        };
+        let mut whose = holders.get(name).into_iter().flatten().find(keeps);
+        for &index in wants.get(name).into_iter().flatten() {
+            let blade = &blades[index];
+            match whose {
+                Some(by) if *by != blade.serial => {
+                    // It keeps its own name then, on which others may have counted.
+                    if taken.insert(index, by.clone()).is_none() {
+                        open.extend(known.get(&blade.serial).map(|old| &old.blade.name));
+                    }
+                }
+                _ => whose = Some(&blade.serial),
+            }
+        }
+    }
+    taken
 }
 
 async fn insert_new(

@@ -24,16 +24,8 @@ pub struct NewCase {
 }
 
 impl Store {
-    /// Opens a case. While one is open for the same blade, code and device, that one is answered and not changed.
-    ///
-    /// # Errors
-    /// Category `conflict` if there is no such blade.
-    pub async fn open_case(&self, case: &NewCase) -> Result<CaseId, StoreError> {
-        let mut opened = self.open_cases(std::slice::from_ref(case)).await?;
-        opened.pop().flatten().ok_or(StoreError::Conflict(sqlx::Error::RowNotFound))
-    }
-
-    /// [`Store::open_case`] for many in one transaction, in their order; `None` where there is no such blade.
+    /// Opens cases in one transaction; answers come in their order, `None` where there is no such blade. While one is open
+    /// for the same blade, code and device, that one is answered and not changed.
     pub async fn open_cases(&self, cases: &[NewCase]) -> Result<Vec<Option<CaseId>>, StoreError> {
         self.within(async {
             let mut db = self.write().await?;

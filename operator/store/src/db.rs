@@ -14,7 +14,7 @@ use crate::writes::{Write, Writes};
 
 /// Which database it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Backend {
+pub(crate) enum Backend {
     Sqlite,
     Postgres,
 }
@@ -217,11 +217,6 @@ impl Store {
             Backend::Sqlite => "",
             Backend::Postgres => " FOR NO KEY UPDATE",
         }
-    }
-
-    /// Which database it is.
-    pub fn backend(&self) -> Backend {
-        self.backend
     }
 
     /// Asks the database for a sign of life, through the connection that writes; another's lock on it is none. Where the last

@@ -23,6 +23,8 @@ pub struct NewReport {
     pub instance: String,
     pub stream: String,
     pub items: Vec<Item>,
+    /// Up to where its agent was told that the stream is stored, where it says so.
+    pub acked: Option<u64>,
     /// When it came in.
     pub at_ms: i64,
 }
@@ -36,8 +38,9 @@ pub struct Stored {
     pub duplicates: usize,
     /// The greatest `seq` of the report; with no items, of the stream. Everything up to it needs no second sending.
     pub acked: u64,
-    /// The greatest `seq` of the stream that was known before.
-    pub before: u64,
+    /// What stands has to be said again: the agent was told that more is stored than was. So until it was told more, since an
+    /// answer may be lost, and with it whoever gave it.
+    pub lost: bool,
     /// A fault appeared, changed or went, or one that stands was said again.
     pub faults_changed: bool,
 }
@@ -63,6 +66,20 @@ struct Stream {
     max_before: i64,
     added: i64,
     last_ms: i64,
+    /// What an agent was told to be stored when it was not; 0 = never.
+    lost_seq: i64,
+}
+
+impl Stream {
+    /// Holds what an agent was told to be stored against what was, before this batch. See [`Stored::lost`].
+    fn lost(&mut self, serial: &Serial, told: u64) -> bool {
+        let (told, known) = (i64::try_from(told).unwrap_or(i64::MAX), self.max_before);
+        if told > known && told != self.lost_seq {
+            tracing::warn!(blade = %serial, told, known, "less is stored than its agent was told: what stands is said again");
+            self.lost_seq = told;
+        }
+        told > 0 && told == self.lost_seq
+    }
 }
 
 type StreamKey = (Serial, String);
@@ -74,26 +91,6 @@ impl NewReport {
 }
 
 impl Store {
-    /// Stores one report; see [`Store::store_reports`].
-    pub async fn store_report(
-        &self,
-        serial: &Serial,
-        instance: &str,
-        stream: &str,
-        items: &[Item],
-        at_ms: i64,
-    ) -> Result<Result<Stored, NotStored>, StoreError> {
-        let report = NewReport {
-            serial: serial.clone(),
-            instance: instance.to_owned(),
-            stream: stream.to_owned(),
-            items: items.to_vec(),
-            at_ms,
-        };
-        let mut answers = self.store_reports(std::slice::from_ref(&report)).await?;
-        Ok(answers.pop().unwrap_or(Err(NotStored::NoSuchBlade)))
-    }
-
     /// Stores reports in one transaction, in their order. Answers come in the same order; a report that is refused does
     /// not stop the others.
     pub async fn store_reports(
@@ -111,7 +108,7 @@ impl Store {
                 let Some(stream) = streams.get_mut(&report.key()) else {
                     continue;
                 };
-                answer.before = stream.max_before.cast_unsigned();
+                answer.lost = report.acked.is_some_and(|told| stream.lost(&report.serial, told));
                 for item in &report.items {
                     let seq = item.seq.cast_signed();
                     answer.acked = answer.acked.max(item.seq);
@@ -194,9 +191,9 @@ impl Store {
         let mut locked = wanted.clone();
         locked.sort_by_key(|report| (&report.serial, &report.stream));
         for chunk in locked.chunks(CHUNK) {
-            let mut query = sql(
-                "SELECT id, serial, name, floor_seq, max_seq, last_ms FROM streams WHERE (serial, name) IN (VALUES ",
-            );
+            let mut query =
+                sql("SELECT id, serial, name, floor_seq, max_seq, last_ms, lost_seq FROM streams \
+                 WHERE (serial, name) IN (VALUES ");
             query.rows(chunk, |fields, report| {
                 fields.put(report.serial.as_str()).put(clean(&report.stream, WORD));
             });
@@ -210,6 +207,7 @@ impl Store {
                     max_before: max_seq,
                     added: 0,
                     last_ms: col(&row, 5)?,
+                    lost_seq: col(&row, 6)?,
                 };
                 streams.insert((word(&row, 1)?, col(&row, 2)?), stream);
             }
@@ -223,7 +221,7 @@ impl Store {
             let row = sql("INSERT INTO streams (serial, name, instance, max_seq, items, first_ms, last_ms) \
                  VALUES ($1, $2, $3, 0, 0, $4, $5) \
                  ON CONFLICT (serial, name) DO UPDATE SET last_ms = streams.last_ms \
-                 RETURNING id, floor_seq, max_seq, last_ms")
+                 RETURNING id, floor_seq, max_seq, last_ms, lost_seq")
             .bind(report.serial.as_str())
             .bind(clean(&report.stream, WORD))
             .bind(clean(&report.instance, WORD))
@@ -239,6 +237,7 @@ impl Store {
                 max_before: max_seq,
                 added: 0,
                 last_ms: col(&row, 3)?,
+                lost_seq: col(&row, 4)?,
             };
             streams.insert(key, stream);
         }
@@ -343,15 +342,28 @@ async fn update_streams<'a>(
     let mut streams: Vec<&Stream> = streams.collect();
     streams.sort_by_key(|stream| stream.id);
     for chunk in streams.chunks(CHUNK) {
-        let mut update = sql("WITH v (id, max_seq, added, last_ms) AS (VALUES ");
+        let mut update = sql("WITH v (id, max_seq, added, last_ms, lost_seq) AS (VALUES ");
         update.rows(chunk, |fields, stream| {
             fields.put(stream.id).put(stream.max_seq).put(stream.added).put(stream.last_ms);
+            fields.put(stream.lost_seq);
         });
         update.push(
-            ") UPDATE streams SET max_seq = v.max_seq, items = streams.items + v.added, last_ms = v.last_ms \
-             FROM v WHERE streams.id = v.id",
+            ") UPDATE streams SET max_seq = v.max_seq, items = streams.items + v.added, last_ms = v.last_ms, \
+             lost_seq = v.lost_seq FROM v WHERE streams.id = v.id",
         );
         update.run(db).await?;
     }
+    Ok(())
+}
+
+/// Closes a blade's streams, for a person has settled whose serial it is: a copy of its disk may have used up numbers that the
+/// right machine's spool gives next. What that sends under the old name is a new stream from now on; and since it was told that
+/// more is stored, it is asked for what stands.
+pub(crate) async fn close_streams(db: &mut AnyConnection, serial: &Serial) -> Result<(), StoreError> {
+    // No name that an agent can give.
+    sql("UPDATE streams SET name = 'closed-' || CAST(id AS TEXT) WHERE serial = $1")
+        .bind(serial.as_str())
+        .run(db)
+        .await?;
     Ok(())
 }

@@ -11,11 +11,15 @@ use whetstone_model::wire::{Item, ItemBody};
 use crate::db::Store;
 use crate::error::StoreError;
 use crate::evidence::NewReport;
-use crate::sql::{CHUNK, LINE, WORD, clean, col, sql};
+use crate::sql::{CHUNK, LINE, WORD, clean, col, sql, word};
 
 /// Different findings that are kept of one blade, gone ones included. A sick blade has a few dozen; a sick agent may make
 /// up any number, and its blade is unfit long before this.
 const MAX_FINDINGS: usize = 1_000;
+
+/// When a fault was last heard of. An operator from before schema 4, beside this one while it is replaced, writes no
+/// `last_ms`: then since when it stands.
+pub(crate) const LAST_MS: &str = "CASE WHEN last_ms < since_ms THEN since_ms ELSE last_ms END";
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Key {
@@ -30,7 +34,8 @@ struct Fault {
     action: String,
     detail: String,
     since_ms: i64,
-    /// When the newest item that it rests on came in. Never goes back: a clock that was set back makes no news old.
+    /// When the newest item that it rests on came in, not before the blade's last run was made. Never goes back: a clock that
+    /// was set back makes no news old.
     last_ms: i64,
     /// (stream, seq) of that item.
     order: (i64, i64),
@@ -55,6 +60,7 @@ pub(crate) async fn apply(
         findings.iter().map(|(_, report, ..)| &reports[*report].serial).collect();
     let serials: Vec<&Serial> = serials.into_iter().collect();
     let mut faults = stored(db, &serials).await?;
+    let runs = runs_made(db, &serials).await?;
     let mut counts: HashMap<String, usize> = HashMap::new();
     for key in faults.keys() {
         *counts.entry(key.serial.clone()).or_default() += 1;
@@ -68,12 +74,13 @@ pub(crate) async fn apply(
             source: said.source,
         };
         let order = (stream, item.seq.cast_signed());
+        let last_ms = runs.get(serial).map_or(at_ms, |made_ms| at_ms.max(*made_ms));
         let next = Fault {
             standing: said.standing,
             action: said.finding.action.as_str().to_owned(),
             detail: clean(&said.finding.detail, LINE),
             since_ms: at_ms,
-            last_ms: at_ms,
+            last_ms,
             order,
             changed: true,
         };
@@ -98,7 +105,7 @@ pub(crate) async fn apply(
                     changed.insert(report);
                 }
                 let since_ms = if fault.standing && next.standing { fault.since_ms } else { at_ms };
-                *fault = Fault { since_ms, last_ms: fault.last_ms.max(at_ms), ..next };
+                *fault = Fault { since_ms, last_ms: fault.last_ms.max(last_ms), ..next };
             }
         }
     }
@@ -130,10 +137,10 @@ fn said(body: &ItemBody) -> Option<Said<'_>> {
 async fn stored(db: &mut AnyConnection, serials: &[&Serial]) -> Result<HashMap<Key, Fault>, StoreError> {
     let mut faults = HashMap::new();
     for chunk in serials.chunks(CHUNK) {
-        let mut query = sql(
-            "SELECT serial, code, device, source, standing, action, detail, since_ms, stream, seq, last_ms \
+        let mut query = sql(&format!(
+            "SELECT serial, code, device, source, standing, action, detail, since_ms, stream, seq, {LAST_MS} \
              FROM faults WHERE serial IN ",
-        );
+        ));
         query.list(chunk.iter().map(|serial| serial.as_str()));
         for row in query.all(db).await? {
             let key = Key {
@@ -155,6 +162,37 @@ async fn stored(db: &mut AnyConnection, serials: &[&Serial]) -> Result<HashMap<K
         }
     }
     Ok(faults)
+}
+
+/// When the last run of each of these blades was made, of those that had one.
+async fn runs_made(db: &mut AnyConnection, serials: &[&Serial]) -> Result<HashMap<String, i64>, StoreError> {
+    let mut made = HashMap::new();
+    for chunk in serials.chunks(CHUNK) {
+        let mut query = sql("SELECT b.serial, r.created_ms FROM blades b JOIN runs r ON r.run = b.last_run \
+             WHERE b.serial IN ");
+        query.list(chunk.iter().map(|serial| serial.as_str()));
+        for row in query.all(db).await? {
+            made.insert(col(&row, 0)?, col(&row, 1)?);
+        }
+    }
+    Ok(made)
+}
+
+/// When a fault of each of these blades was heard of last, of those that had one.
+pub(crate) async fn last_heard(
+    db: &mut AnyConnection,
+    serials: &[&Serial],
+) -> Result<HashMap<Serial, i64>, StoreError> {
+    let mut heard = HashMap::new();
+    for chunk in serials.chunks(CHUNK) {
+        let mut query = sql(&format!("SELECT serial, MAX({LAST_MS}) FROM faults WHERE serial IN "));
+        query.list(chunk.iter().map(|serial| serial.as_str()));
+        query.push(" GROUP BY serial");
+        for row in query.all(db).await? {
+            heard.insert(word(&row, 0)?, col(&row, 1)?);
+        }
+    }
+    Ok(heard)
 }
 
 async fn write(db: &mut AnyConnection, faults: &HashMap<Key, Fault>) -> Result<(), StoreError> {
@@ -187,12 +225,10 @@ impl Store {
             let mut db = self.write().await?;
             // A report of this blade that is being stored comes before or after this, never beside it.
             self.places_for_update(&mut db, &[serial]).await?;
-            let cleared =
-                sql("UPDATE faults SET standing = 0 WHERE serial = $1 AND standing = 1 AND last_ms < $2")
-                    .bind(serial.as_str())
-                    .bind(before_ms)
-                    .run(&mut db)
-                    .await?;
+            let text = format!(
+                "UPDATE faults SET standing = 0 WHERE serial = $1 AND standing = 1 AND {LAST_MS} < $2"
+            );
+            let cleared = sql(&text).bind(serial.as_str()).bind(before_ms).run(&mut db).await?;
             db.commit().await?;
             Ok(cleared)
         })

@@ -7,6 +7,7 @@ use whetstone_model::wire::{AgentUsage, BladeFacts};
 
 use crate::db::Store;
 use crate::error::StoreError;
+use crate::evidence::close_streams;
 use crate::sql::{CHUNK, LINE, WORD, clean, col, from_json, json, sql, word};
 
 /// A one-time token: what is kept of it.
@@ -73,17 +74,15 @@ pub struct Identity {
     pub last_seen_ms: Option<i64>,
     pub facts: Option<BladeFacts>,
     pub stats: Option<AgentStats>,
-    /// Those that have not run out, and revoked ones.
-    pub certificates: Vec<Certificate>,
+    /// Serial numbers of its revoked certificates, hex. Of the others an agent may have many, and nobody asks for them.
+    pub revoked: Vec<String>,
 }
 
 impl Identity {
     /// True if the certificate with this serial number was revoked. One that is not on record is not: after a restore from
     /// yesterday's backup, most are not, and the agents' instances still are.
     pub fn is_revoked(&self, cert_serial: &str) -> bool {
-        self.certificates
-            .iter()
-            .any(|certificate| certificate.cert_serial == cert_serial && certificate.revoked_ms.is_some())
+        self.revoked.iter().any(|revoked| revoked == cert_serial)
     }
 }
 
@@ -99,17 +98,6 @@ pub enum BootSeen {
     New,
     /// Another one was heard since: two machines speak for this blade. Nothing has changed.
     Returned,
-}
-
-/// A certificate that was handed out.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Certificate {
-    /// Serial number, hex.
-    pub cert_serial: String,
-    pub instance: String,
-    pub issued_ms: i64,
-    pub not_after_ms: i64,
-    pub revoked_ms: Option<i64>,
 }
 
 /// An agent's last word about itself.
@@ -242,22 +230,14 @@ impl Store {
             .maybe(&mut db)
             .await?;
             let Some(row) = row else { return Ok(None) };
-            let certificates = sql("SELECT cert_serial, instance, issued_ms, not_after_ms, revoked_ms \
-                 FROM certificates WHERE serial = $1 ORDER BY issued_ms, cert_serial")
+            let revoked = sql("SELECT cert_serial FROM certificates \
+                 WHERE serial = $1 AND revoked_ms IS NOT NULL ORDER BY cert_serial")
             .bind(serial.as_str())
             .all(&mut db)
             .await?
             .iter()
-            .map(|row| {
-                Ok(Certificate {
-                    cert_serial: col(row, 0)?,
-                    instance: col(row, 1)?,
-                    issued_ms: col(row, 2)?,
-                    not_after_ms: col(row, 3)?,
-                    revoked_ms: col(row, 4)?,
-                })
-            })
-            .collect::<Result<_, StoreError>>()?;
+            .map(|row| col::<String>(row, 0))
+            .collect::<Result<Vec<_>, StoreError>>()?;
             Ok(Some(Identity {
                 serial: serial.clone(),
                 blade: word(&row, 0)?,
@@ -270,7 +250,7 @@ impl Store {
                 last_seen_ms: col(&row, 7)?,
                 facts: col::<Option<&str>>(&row, 8)?.map(from_json).transpose()?,
                 stats: col::<Option<&str>>(&row, 9)?.map(from_json).transpose()?,
-                certificates,
+                revoked,
             }))
         })
         .await
@@ -356,8 +336,8 @@ impl Store {
         .await
     }
 
-    /// Forgets who speaks for a blade: its certificates are revoked, its tokens void, a conflict is over. It has to join
-    /// again, with a new token. False if there was no identity.
+    /// Forgets who speaks for a blade: its certificates are revoked, its tokens void, its streams closed, a conflict is over. It
+    /// has to join again, with a new token. False if there was no identity.
     pub async fn reset_identity(&self, serial: &Serial, at_ms: i64) -> Result<bool, StoreError> {
         self.within(async {
             let mut db = self.write().await?;
@@ -374,6 +354,7 @@ impl Store {
             .bind(serial.as_str())
             .run(&mut db)
             .await?;
+            close_streams(&mut db, serial).await?;
             db.commit().await?;
             Ok(reset == 1)
         })

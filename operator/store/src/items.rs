@@ -38,7 +38,7 @@ pub enum EvidenceKind {
 
 impl EvidenceKind {
     /// All of them, findings first.
-    pub const ALL: [EvidenceKind; 5] = [
+    const ALL: [EvidenceKind; 5] = [
         EvidenceKind::Appeared,
         EvidenceKind::Cleared,
         EvidenceKind::Kernel,

@@ -184,7 +184,7 @@ impl Store {
     }
 
     /// `samples.jsonl` of finished runs, for the fleet judge, by run. A run without a result, or whose samples retention
-    /// has removed, is left out.
+    /// has removed, is left out; so is one whose samples cannot be read: all others can be compared without it.
     pub async fn samples_of(&self, runs: &[RunId]) -> Result<Vec<(RunId, Vec<u8>)>, StoreError> {
         self.within(async {
             let mut packed = Vec::with_capacity(runs.len());
@@ -200,9 +200,14 @@ impl Store {
             packed.retain(|(_, samples)| !samples.is_empty());
             packed.sort_by_key(|(run, _)| *run);
             packed.dedup_by_key(|(run, _)| *run);
-            let unpacked =
-                move || packed.into_iter().map(|(run, samples)| Ok((run, unpack(run, &samples)?))).collect();
-            aside(unpacked, broken).await
+            let read = |(run, samples): (RunId, Vec<u8>)| match unpack(run, &samples) {
+                Ok(samples) => Some((run, samples)),
+                Err(error) => {
+                    tracing::error!(%error, "the samples of a run are left out of the comparison");
+                    None
+                }
+            };
+            aside(move || Ok(packed.into_iter().filter_map(read).collect()), broken).await
         })
         .await
     }

@@ -1,5 +1,5 @@
-//! What is kept, and how much there is of it. Verdicts, transitions, cases, runs and places are kept for ever; of
-//! readings, a day whole, then one in a while, then none.
+//! What is kept: verdicts, transitions, cases, runs and places for ever; of readings, a day whole, then one in a while, then
+//! none.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -7,6 +7,7 @@ use sqlx::AnyConnection;
 
 use crate::db::{Backend, Store};
 use crate::error::StoreError;
+use crate::faults::LAST_MS;
 use crate::items::EvidenceKind;
 use crate::sql::{CHUNK, col, sql};
 
@@ -54,6 +55,8 @@ pub struct Retained {
 
 /// Rows deleted in one transaction: some tens of milliseconds in which nobody else writes.
 const BATCH: i64 = 5_000;
+/// Results that lose their samples in one transaction: SQLite writes the whole row anew, with the report in it.
+const RESULTS: i64 = 100;
 /// Transactions of each sort in one call; a step of the thinning that was begun is brought to its end.
 const BATCHES: usize = 100;
 
@@ -79,18 +82,24 @@ impl Store {
             retained.findings += tried.rows(self.delete_old(kind, findings_ms, &mut retained.done).await);
         }
         retained.thinned = tried.rows(self.thin(policy, now_ms, &mut retained.done).await);
-        for (rows, text, before_ms) in [
+        let faults = format!(
+            "DELETE FROM faults WHERE (serial, code, device, source) IN \
+             (SELECT serial, code, device, source FROM faults WHERE standing = 0 AND {LAST_MS} < $1 LIMIT $2)"
+        );
+        for (rows, text, before_ms, batch) in [
             (
                 Some(&mut retained.samples),
                 "UPDATE results SET samples = $1 WHERE run IN (SELECT x.run FROM results x JOIN runs r ON r.run = x.run \
                  WHERE LENGTH(x.samples) > 0 AND r.ended_ms < $2 LIMIT $3)",
                 now_ms - policy.samples_ms,
+                RESULTS,
             ),
             (
                 Some(&mut retained.tokens),
                 "DELETE FROM tokens WHERE sha256 IN (SELECT sha256 FROM tokens WHERE expires_ms < $1 LIMIT $2)",
                 // A used token still tells a second machine from the first for a while.
                 now_ms - 90 * DAY,
+                BATCH,
             ),
             (
                 Some(&mut retained.certificates),
@@ -98,22 +107,19 @@ impl Store {
                  (SELECT cert_serial FROM certificates WHERE not_after_ms < $1 LIMIT $2)",
                 // One that has run out is still good for its renewal, 30 days long; the day more is for clocks that differ.
                 now_ms - 31 * DAY,
+                BATCH,
             ),
-            (
-                // Faults that went, and streams that ended, without any evidence left of them.
-                None,
-                "DELETE FROM faults WHERE (serial, code, device, source) IN \
-                 (SELECT serial, code, device, source FROM faults WHERE standing = 0 AND last_ms < $1 LIMIT $2)",
-                findings_ms,
-            ),
+            // Faults that went, and streams that ended, without any evidence left of them.
+            (None, faults.as_str(), findings_ms, BATCH),
             (
                 None,
                 "DELETE FROM streams WHERE id IN (SELECT s.id FROM streams s WHERE s.last_ms < $1 AND s.items = 0 \
                  AND NOT EXISTS (SELECT 1 FROM evidence e WHERE e.stream = s.id) LIMIT $2)",
                 findings_ms,
+                BATCH,
             ),
         ] {
-            let done = tried.rows(self.clean_up(text, before_ms, &mut retained.done).await);
+            let done = tried.rows(self.clean_up(text, before_ms, batch, &mut retained.done).await);
             if let Some(rows) = rows {
                 *rows = done;
             }
@@ -122,7 +128,13 @@ impl Store {
     }
 
     /// One statement again and again, each time for a batch of what is older.
-    async fn clean_up(&self, text: &str, before_ms: i64, done: &mut bool) -> Result<u64, StoreError> {
+    async fn clean_up(
+        &self,
+        text: &str,
+        before_ms: i64,
+        batch: i64,
+        done: &mut bool,
+    ) -> Result<u64, StoreError> {
         let mut changed = 0;
         for _ in 0..BATCHES {
             let rows = self
@@ -132,7 +144,7 @@ impl Store {
                     if text.starts_with("UPDATE") {
                         statement = statement.bind(Vec::<u8>::new());
                     }
-                    let rows = statement.bind(before_ms).bind(BATCH).run(&mut db).await?;
+                    let rows = statement.bind(before_ms).bind(batch).run(&mut db).await?;
                     if rows > 0 {
                         db.commit().await?;
                     }
@@ -140,7 +152,7 @@ impl Store {
                 })
                 .await?;
             changed += rows;
-            if rows < BATCH.cast_unsigned() {
+            if rows < batch.cast_unsigned() {
                 return Ok(changed);
             }
         }
@@ -332,34 +344,6 @@ impl Store {
         query.push(" ORDER BY serial, name").push(self.for_update());
         query.all(db).await?;
         Ok(())
-    }
-
-    /// Rows per table, for metrics. Evidence is counted as it comes and goes, not by reading it.
-    pub async fn counts(&self) -> Result<Vec<(&'static str, i64)>, StoreError> {
-        self.within(async {
-            let mut db = self.read().await?;
-            let row = sql("SELECT (SELECT COUNT(*) FROM blades), (SELECT COUNT(*) FROM transitions), \
-                 (SELECT COUNT(*) FROM runs), (SELECT COUNT(*) FROM verdicts), (SELECT COUNT(*) FROM cases), \
-                 (SELECT COUNT(*) FROM streams), (SELECT COUNT(*) FROM faults), \
-                 (SELECT COUNT(*) FROM unexpected), (SELECT COUNT(*) FROM audit), \
-                 (SELECT CAST(COALESCE(SUM(items), 0) AS BIGINT) FROM streams)")
-            .one(&mut db)
-            .await?;
-            let names = [
-                "blades",
-                "transitions",
-                "runs",
-                "verdicts",
-                "cases",
-                "streams",
-                "faults",
-                "unexpected",
-                "audit",
-                "evidence",
-            ];
-            names.into_iter().enumerate().map(|(number, name)| Ok((name, col(&row, number)?))).collect()
-        })
-        .await
     }
 }
 

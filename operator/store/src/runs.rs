@@ -11,6 +11,7 @@ use whetstone_model::wire::{BurnInOrder, Order, RunProgress};
 
 use crate::db::Store;
 use crate::error::StoreError;
+use crate::faults::last_heard;
 use crate::sql::{CHUNK, LINE, WORD, clean, col, sql, word};
 use crate::transitions::{NewTransition, Stale, apply};
 
@@ -84,20 +85,12 @@ pub enum RunEndState {
 }
 
 impl Store {
-    /// Makes a run and moves the blade to `BurningIn` with its number, in one transaction. Answers the run and the new
-    /// sequence.
-    pub async fn start_run(
-        &self,
-        serial: &Serial,
-        expect_sequence: i64,
-        run: &NewRun,
-        at_ms: i64,
-    ) -> Result<Result<(RunId, i64), Stale>, StoreError> {
-        let mut answers = self.start_runs(&[(serial.clone(), expect_sequence, run.clone())], at_ms).await?;
-        Ok(answers.pop().unwrap_or(Err(Stale::NoSuchBlade)))
-    }
-
-    /// [`Store::start_run`] for many blades in one transaction; a stale one does not stop the others.
+    /// Makes runs and moves their blades to `BurningIn` with their numbers, each from the sequence that it was decided for,
+    /// all in one transaction. Answers come in the order of `runs`: the run and the new sequence; a stale one does not stop
+    /// the others.
+    ///
+    /// A run is made after what it has to answer, the blade's faults and its doubt, even if the operator's clock was set back
+    /// since they came: else it could prove nothing until the clock catches up.
     pub async fn start_runs(
         &self,
         runs: &[(Serial, i64, NewRun)],
@@ -107,6 +100,7 @@ impl Store {
             let mut db = self.write().await?;
             let serials: Vec<&Serial> = runs.iter().map(|(serial, ..)| serial).collect();
             let mut places = self.places_for_update(&mut db, &serials).await?;
+            let heard = last_heard(&mut db, &serials).await?;
             let mut active = HashMap::new();
             for chunk in serials.chunks(CHUNK) {
                 let mut query =
@@ -117,7 +111,7 @@ impl Store {
                 }
             }
             // One run per blade: the first that fits. What does not fit gets its answer from `apply`, which writes nothing.
-            let mut fit: Vec<(&Serial, &NewRun)> = Vec::new();
+            let mut fit: Vec<(&Serial, &NewRun, i64)> = Vec::new();
             let mut made: HashSet<&Serial> = HashSet::new();
             let mut steps: Vec<(usize, NewTransition)> = Vec::new();
             let mut busy = Vec::new();
@@ -127,10 +121,12 @@ impl Store {
                     continue;
                 }
                 let to = Phase::BurningIn { run: RunId(0) };
-                if places.get(serial).is_some_and(|place| {
-                    place.sequence == *expect_sequence && place.name.may_become(to.name())
-                }) {
-                    fit.push((serial, run));
+                if let Some(place) = places.get(serial)
+                    && place.sequence == *expect_sequence
+                    && place.name.may_become(to.name())
+                {
+                    let last = place.doubted_ms.max(heard.get(serial).copied());
+                    fit.push((serial, run, at_ms.max(last.map_or(i64::MIN, |last| last.saturating_add(1)))));
                     made.insert(serial);
                 }
                 let (serial, why) = (serial.clone(), run.why.clone());
@@ -140,7 +136,7 @@ impl Store {
                     NewTransition { serial, expect_sequence, to, why, run: None, case: None, at_ms },
                 ));
             }
-            active.extend(insert_runs(&mut db, &fit, at_ms).await?);
+            active.extend(insert_runs(&mut db, &fit).await?);
             for (_, step) in &mut steps {
                 if made.contains(&step.serial)
                     && let Some(run) = active.get(&step.serial)
@@ -233,48 +229,29 @@ impl Store {
         serial: &Serial,
         going_on: Option<RunId>,
     ) -> Result<Option<Order>, StoreError> {
-        Ok(self.current_orders(&[(serial.clone(), going_on)]).await?.pop().flatten())
-    }
-
-    /// [`Store::current_order`] for many agents at once, in their order.
-    pub async fn current_orders(
-        &self,
-        agents: &[(Serial, Option<RunId>)],
-    ) -> Result<Vec<Option<Order>>, StoreError> {
         self.within(async {
             let mut db = self.read().await?;
-            let mut active: HashMap<Serial, (RunId, Option<BurnInOrder>)> = HashMap::new();
-            for chunk in agents.chunks(CHUNK) {
-                let mut query = sql("SELECT r.serial, r.run, r.state, b.name, r.seed, r.sku, \
-                     CASE WHEN r.state = 'ordered' THEN r.suite_text ELSE '' END \
-                     FROM runs r JOIN blades b ON b.serial = r.serial \
-                     WHERE r.state IN ('ordered', 'running') AND r.serial IN ");
-                query.list(chunk.iter().map(|(serial, _)| serial.as_str()));
-                for row in query.all(&mut db).await? {
-                    let run = RunId(col(&row, 1)?);
-                    let order = if col::<&str>(&row, 2)? == "ordered" {
-                        Some(BurnInOrder {
-                            run,
-                            blade: word(&row, 3)?,
-                            suite: col(&row, 6)?,
-                            seed: col::<i64>(&row, 4)?.cast_unsigned(),
-                            sku: col(&row, 5)?,
-                        })
-                    } else {
-                        None
-                    };
-                    active.insert(word(&row, 0)?, (run, order));
-                }
+            let row = sql("SELECT r.run, r.state, b.name, r.suite_text, r.seed, r.sku \
+                 FROM runs r JOIN blades b ON b.serial = r.serial \
+                 WHERE r.state IN ('ordered', 'running') AND r.serial = $1")
+            .bind(serial.as_str())
+            .maybe(&mut db)
+            .await?;
+            let active = row.as_ref().map(|row| col::<i64>(row, 0)).transpose()?.map(RunId);
+            if let Some(run) = going_on {
+                return Ok((active != Some(run)).then_some(Order::CancelRun { run }));
             }
-            Ok(agents
-                .iter()
-                .map(|(serial, going_on)| match (active.get(serial), going_on) {
-                    (Some((run, _)), Some(going_on)) if run == going_on => None,
-                    (_, Some(going_on)) => Some(Order::CancelRun { run: *going_on }),
-                    (Some((_, order)), None) => order.clone().map(Order::BurnIn),
-                    (None, None) => None,
-                })
-                .collect())
+            let (Some(row), Some(run)) = (row, active) else { return Ok(None) };
+            if col::<&str>(&row, 1)? != "ordered" {
+                return Ok(None);
+            }
+            Ok(Some(Order::BurnIn(BurnInOrder {
+                run,
+                blade: word(&row, 2)?,
+                suite: col(&row, 3)?,
+                seed: col::<i64>(&row, 4)?.cast_unsigned(),
+                sku: col(&row, 5)?,
+            })))
         })
         .await
     }
@@ -300,24 +277,23 @@ impl Store {
     }
 }
 
-/// Makes one run for each of these blades, in their order.
+/// Makes one run for each of these blades, in their order: whose, what, and when it is made.
 async fn insert_runs(
     db: &mut AnyConnection,
-    runs: &[(&Serial, &NewRun)],
-    at_ms: i64,
+    runs: &[(&Serial, &NewRun, i64)],
 ) -> Result<HashMap<Serial, RunId>, StoreError> {
     let mut made = HashMap::with_capacity(runs.len());
     for chunk in runs.chunks(CHUNK) {
         let mut insert = sql(
             "INSERT INTO runs (serial, suite, suite_text, budget_ms, why, seed, sku, state, created_ms) VALUES ",
         );
-        insert.rows(chunk, |fields, (serial, run)| {
+        insert.rows(chunk, |fields, (serial, run, created_ms)| {
             fields
                 .put(serial.as_str())
                 .put(clean(&run.suite_name, WORD))
                 .put(clean(&run.suite_text, usize::MAX));
             fields.put(run.budget_ms).put(clean(&run.why, LINE)).put(run.seed.cast_signed());
-            fields.put(run.sku.as_deref().map(|sku| clean(sku, WORD))).put("ordered").put(at_ms);
+            fields.put(run.sku.as_deref().map(|sku| clean(sku, WORD))).put("ordered").put(*created_ms);
         });
         insert.push(" RETURNING serial, run");
         let rows = insert.all(db).await?;

@@ -8,7 +8,7 @@ use crate::error::StoreError;
 use crate::sql::{col, sql};
 
 /// The newest schema: what this program works with.
-pub const VERSION: i64 = 4;
+pub(crate) const VERSION: i64 = 5;
 
 struct Step {
     name: &'static str,
@@ -37,6 +37,11 @@ const STEPS: [Step; VERSION as usize] = [
         name: "faults",
         sqlite: include_str!("../migrations/sqlite/0004_faults.sql"),
         postgres: include_str!("../migrations/postgres/0004_faults.sql"),
+    },
+    Step {
+        name: "lost",
+        sqlite: include_str!("../migrations/sqlite/0005_lost.sql"),
+        postgres: include_str!("../migrations/postgres/0005_lost.sql"),
     },
 ];
 
@@ -163,7 +168,7 @@ mod tests {
     use super::*;
 
     /// Databases in the field hold these. A change of the schema is a new version, never a new text for an old one.
-    const RELEASED: [(&str, &str); 4] = [
+    const RELEASED: [(&str, &str); 5] = [
         (
             "36c683f50cf794776d7ed1594feb93cd6f961826751161066fb64a7f20a23cf5",
             "ec35df3751f2aa7c011cbf9e43130d50d71300d8b3b6bad7f07f882a21ca6dd4",
@@ -179,6 +184,10 @@ mod tests {
         (
             "c39e59d307b5a24ea4ac38975d736223921c44ee2f0de883a6e56cd4ac93f1fa",
             "c39e59d307b5a24ea4ac38975d736223921c44ee2f0de883a6e56cd4ac93f1fa",
+        ),
+        (
+            "997c32136c99da8840107b0e89c0f19a8a7474e14c16e1b77b0afe1875ddeb26",
+            "997c32136c99da8840107b0e89c0f19a8a7474e14c16e1b77b0afe1875ddeb26",
         ),
     ];
 

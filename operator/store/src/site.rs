@@ -11,6 +11,7 @@ use whetstone_model::verdict::Outcome;
 
 use crate::db::Store;
 use crate::error::StoreError;
+use crate::faults::LAST_MS;
 use crate::runs::{CohortRow, RunRow, RunState};
 use crate::sql::{CHUNK, Sql, col, from_word, maybe_word, sql, word};
 use crate::transitions::phase;
@@ -136,9 +137,10 @@ async fn load(
     site: &mut SiteRows,
 ) -> Result<(), StoreError> {
     let mut faults: HashMap<String, Vec<FaultRow>> = HashMap::new();
-    let mut query =
-        sql("SELECT serial, code, device, source, action, detail, since_ms, last_ms FROM faults \
-         WHERE standing = 1");
+    let mut query = sql(&format!(
+        "SELECT serial, code, device, source, action, detail, since_ms, {LAST_MS} FROM faults \
+         WHERE standing = 1"
+    ));
     only(&mut query, "serial", serials);
     query.push(" ORDER BY since_ms, code, device, source");
     for row in query.all(db).await? {

@@ -6,6 +6,7 @@
     reason = "a broken promise is a failed test"
 )]
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
@@ -80,7 +81,7 @@ impl Site {
                 sku: None,
             })
             .collect();
-        self.runtime.block_on(store.upsert_expected(&blades, 1)).unwrap();
+        self.runtime.block_on(store.upsert_moving(&blades, &BTreeSet::new(), 1)).unwrap();
     }
 
     fn blades(&self, store: &Store) -> usize {

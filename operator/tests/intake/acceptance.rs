@@ -40,7 +40,8 @@ fn start(site: &Site, of: &str, seed: u64) -> RunId {
         seed,
         sku: None,
     };
-    site.wait(site.store.start_run(&serial(of), row(site, of).sequence, &new, now_ms())).unwrap().unwrap().0
+    let run = (serial(of), row(site, of).sequence, new);
+    site.wait(site.store.start_runs(&[run], now_ms())).unwrap().remove(0).unwrap().0
 }
 
 /// Eight devices with small differences; `slow` is far behind.
@@ -161,7 +162,7 @@ fn what_others_say_stays_text_on_the_page() {
     site.joined("S1");
     to(&site, "S1", Phase::Discovered);
     to(&site, "S1", Phase::Quarantined { reason: QuarantineReason::Person });
-    site.wait(site.store.open_case(&case)).unwrap();
+    site.wait(site.store.open_cases(&[case])).unwrap();
     let bundle: Value =
         Answer::of(site.person().get(format!("{}/v1/ops/tranches/t-07/report", site.url)).call()).json();
     let page = bundle["files"]["report.html"].as_str().unwrap();

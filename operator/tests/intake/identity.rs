@@ -81,6 +81,31 @@ fn two_machines_with_one_copied_state_directory_are_both_held() {
     assert_eq!(faults(&site), 0);
 }
 
+/// A copy of its disk gave the numbers that its own spool gives next.
+#[test]
+fn what_a_copy_has_said_hides_nothing_of_the_right_machine_after_a_reset() {
+    let site = Site::start(1);
+    let mut agent = site.joined("S1");
+    let send = |agent: &Agent, boot: &str, acked, items| -> ReportAnswer {
+        agent.send(&ReportRequest { acked: Some(acked), ..of_boot(agent, boot, items) }).json()
+    };
+    send(&agent, "boot-1", 0, vec![note(1, "x")]);
+    send(&agent, "boot-of-copy", 1, vec![cleared(9, "xid-79")]);
+    // Not noticed until the copy speaks again: what the right machine says is taken for known.
+    assert_eq!(send(&agent, "boot-2", 1, vec![appeared(9, "xid-79")]).acked, 9);
+    agent.send(&of_boot(&agent, "boot-of-copy", vec![])).refused(409, IDENTITY_CONFLICT);
+    assert_eq!(faults(&site), 0);
+
+    let reset = site.person().post(format!("{}/v1/ops/blades/b-1/reset-identity", site.url)).send_empty();
+    assert_eq!(Answer::of(reset).status, 204);
+    let token = site.token(&agent.serial, 60_000);
+    agent.join(&token).ok();
+    assert!(send(&agent, "boot-2", 9, vec![]).say_again, "what was lost is not asked for");
+    // Also under numbers that lie below the copy's.
+    let answer = send(&agent, "boot-2", 9, vec![appeared(2, "xid-79"), appeared(9, "sdc")]);
+    assert_eq!((answer.acked, faults(&site)), (9, 2));
+}
+
 #[test]
 fn boots_that_follow_each_other_and_agents_that_say_none_are_no_conflict() {
     let site = Site::start(1);
@@ -157,8 +182,15 @@ fn without_a_certificate_of_ours_nothing_is_served() {
 fn roles_are_apart() {
     let site = Site::start(1);
     let agent = site.joined("S1");
-    for path in ["audit", "unexpected", "cases", "blades/S1/history", "tranches/t-07/report", "runs/1/report"]
-    {
+    for path in [
+        "audit",
+        "unexpected",
+        "cases",
+        "blades/S1/history",
+        "blades/S1/evidence",
+        "tranches/t-07/report",
+        "runs/1/report",
+    ] {
         let answer = Answer::of(agent.http.get(format!("{}/v1/ops/{path}", site.url)).call());
         answer.refused(403, UNAUTHENTICATED);
     }

@@ -8,6 +8,7 @@
 
 mod acceptance;
 mod bodies;
+mod budget;
 mod fleet;
 mod identity;
 mod join;

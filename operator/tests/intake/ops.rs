@@ -38,9 +38,12 @@ fn tokens_are_issued_for_known_blades_and_work_once() {
     Agent::new(&site, "S2").join(token).refused(403, TOKEN_REFUSED);
     Agent::new(&site, "S1").join(token).ok();
 
-    let message =
-        person.post("tokens", &json!({"serials": ["S1", "X1"], "ttl_s": 60})).refused(404, NOT_FOUND);
-    assert!(message.contains("X1"), "{message}");
+    // All of a call or none, and it says of which it does not know.
+    let refused = person.post("tokens", &json!({"serials": ["S1", "X2", "S2", "X1"], "ttl_s": 60}));
+    assert!(refused.refused(404, NOT_FOUND).starts_with("2 of the serials"), "{refused:?}");
+    let body: Value = serde_json::from_str(&refused.body).unwrap();
+    assert_eq!(body["error"]["unknown"], json!(["X2", "X1"]));
+    assert_eq!(tokens_on_record(&site), 2);
     for bad in [
         json!({"serials": [], "ttl_s": 60}),
         json!({"serials": ["S1"], "ttl_s": 0}),
@@ -52,6 +55,14 @@ fn tokens_are_issued_for_known_blades_and_work_once() {
         person.post("tokens", &bad).refused(400, BAD_REQUEST);
     }
     site.until("an audit line", || site.audited("token-issued", "anna"));
+}
+
+fn tokens_on_record(site: &Site) -> i64 {
+    use sqlx::Connection as _;
+
+    let path = format!("sqlite:{}", site.dir.path().join("store.db").display());
+    let mut other = site.wait(sqlx::SqliteConnection::connect(&path)).unwrap();
+    site.wait(sqlx::query_scalar("SELECT COUNT(*) FROM tokens").fetch_one(&mut other)).unwrap()
 }
 
 #[test]
@@ -80,6 +91,23 @@ fn history_goes_by_name_and_serial() {
 }
 
 #[test]
+fn what_a_blade_has_said_is_at_hand_newest_first() {
+    let site = Site::start(1);
+    let agent = site.joined("S1");
+    agent.send(&agent.report(vec![note(1, "started"), appeared(2, "sdc"), note(3, "later")])).ok();
+    let person = person(&site);
+    let said = |query: &str| person.get(&format!("blades/b-1/evidence{query}")).json::<Vec<Value>>();
+    let seqs: Vec<i64> = said("").iter().map(|row| row["seq"].as_i64().unwrap()).collect();
+    assert_eq!(seqs, [3, 2, 1]);
+    let findings = said("?findings=true");
+    assert_eq!((findings.len(), &findings[0]["kind"]), (1, &json!("appeared")));
+    assert_eq!(findings[0]["body"]["finding"]["detail"], "sdc was seen");
+    assert_eq!(said("?limit=1").len(), 1);
+    person.get("blades/S1/evidence?limit=many").refused(400, BAD_REQUEST);
+    person.get("blades/nobody/evidence").refused(404, NOT_FOUND);
+}
+
+#[test]
 fn audit_strangers_cases_and_the_breaker_are_at_hand() {
     let site = Site::start(1);
     let person = person(&site);
@@ -95,7 +123,7 @@ fn audit_strangers_cases_and_the_breaker_are_at_hand() {
         action: whetstone_model::action::Action::Replace,
         at_ms: now_ms(),
     };
-    let number = site.wait(site.store.open_case(&case)).unwrap();
+    let number = site.wait(site.store.open_cases(&[case])).unwrap()[0].unwrap();
     let cases: Vec<Value> = person.get("cases").json();
     assert_eq!((&cases[0]["blade"], &cases[0]["device"]), (&json!("b-1"), &json!("gpu5")));
     site.wait(site.store.close_case(number, "replaced", now_ms())).unwrap();

@@ -6,7 +6,7 @@ use whetstone_model::ids::RunId;
 use whetstone_model::wire::error_code::*;
 use whetstone_model::wire::*;
 use whetstone_operator::intake::{self, What};
-use whetstone_store::{EvidenceRow, NewRun, RunState};
+use whetstone_store::{EvidenceRow, NewReport, NewRun, RunState};
 
 use crate::site::*;
 
@@ -55,7 +55,8 @@ pub fn start(site: &Site, of: &str, new: &NewRun) -> RunId {
         };
         site.wait(store.transition(&[found])).unwrap().remove(0).unwrap();
     }
-    let (run, _) = site.wait(store.start_run(&one, row().sequence, new, now_ms())).unwrap().unwrap();
+    let made = [(one.clone(), row().sequence, new.clone())];
+    let (run, _) = site.wait(store.start_runs(&made, now_ms())).unwrap().remove(0).unwrap();
     site.intake.order_changed(&one);
     run
 }
@@ -245,10 +246,57 @@ fn an_agent_hears_that_the_store_lost_what_it_was_told_to_have() {
     assert!(!again(&told(101, vec![appeared(102, "sdc")])));
     // Agents that do not say it are not told.
     assert!(!again(&agent.report(vec![note(103, "x")])));
+    // Who leads next asks the store, and nobody for what it has.
+    site.leading.send_replace(false);
+    agent.send(&told(103, vec![])).refused(503, UNAVAILABLE);
+    site.leading.send_replace(true);
+    assert!(!again(&told(103, vec![])));
     // A new stream begins at nothing, and nothing is lost of it.
     agent.stream = hex_id();
     let fresh = ReportRequest { acked: Some(0), ..agent.report(vec![note(1, "x")]) };
     assert!(!agent.send(&fresh).json::<ReportAnswer>().say_again);
+}
+
+#[test]
+fn an_agent_that_has_nothing_new_hears_of_the_loss_too() {
+    let site = Site::start(1);
+    let agent = site.joined("S1");
+    let told = |acked| ReportRequest { acked: Some(acked), ..agent.report(vec![]) };
+    let again = |report: &ReportRequest| agent.send(report).json::<ReportAnswer>().say_again;
+    let writes = || site.metric("whetstone_intake_batch_requests", &[]);
+    assert!(!again(&told(0)));
+    assert_eq!(writes(), 0.0);
+    // The store is asked once, and every answer says it: one of them may be lost.
+    for _ in 0..3 {
+        assert!(again(&told(100)));
+        assert_eq!(writes(), 1.0);
+    }
+    // It has said what stands, and was told that this is stored.
+    assert!(again(&ReportRequest { items: vec![appeared(101, "sdc")], ..told(100) }));
+    assert!(!again(&told(101)));
+    assert_eq!(writes(), 2.0);
+}
+
+/// The items are stored, and that is all: the answer came too late, the agent had hung up, or the process was killed.
+#[test]
+fn an_agent_hears_of_the_loss_though_its_first_report_was_stored_and_not_answered() {
+    let site = Site::start(1);
+    let agent = site.joined("S1");
+    let stored = NewReport {
+        serial: agent.serial.clone(),
+        instance: agent.instance.clone(),
+        stream: agent.stream.clone(),
+        items: vec![note(101, "x")],
+        acked: Some(100),
+        at_ms: now_ms(),
+    };
+    assert_eq!(site.wait(site.store.store_reports(&[stored])).unwrap()[0].clone().unwrap().new, 1);
+    let again = |acked, items| {
+        let report = ReportRequest { acked: Some(acked), ..agent.report(items) };
+        agent.send(&report).json::<ReportAnswer>().say_again
+    };
+    assert!(again(100, vec![note(101, "x")]));
+    assert!(!again(101, vec![]));
 }
 
 #[test]

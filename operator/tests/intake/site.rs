@@ -1,5 +1,6 @@
 //! A site for tests: server, store, CA, and agents to speak to it.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -103,7 +104,7 @@ impl Site {
         let options = StoreOptions { busy: Duration::from_millis(300), ..StoreOptions::default() };
         let store = runtime.block_on(Store::open_with(&url, &options)).unwrap();
         let expected: Vec<ExpectedBlade> = (1..=blades).map(expected).collect();
-        runtime.block_on(store.upsert_expected(&expected, now_ms())).unwrap();
+        runtime.block_on(store.upsert_moving(&expected, &BTreeSet::new(), now_ms())).unwrap();
 
         let ca = Arc::new(SiteCa::open(dir.path(), true, now_ms()).unwrap());
         let registry = prometheus::Registry::new();
@@ -130,7 +131,7 @@ impl Site {
         let (intake, writer) = Intake::start(parts, cancel.clone());
         let ops = Ops {
             intake: intake.clone(),
-            pki_dir: dir.path().to_owned(),
+            report_key: pki::report_key(dir.path()).unwrap(),
             site: Arc::new(Objects),
             breaker: breaker_set,
         };

@@ -183,6 +183,8 @@ fn decided(site: &Site) {
     let why = site.whet(&["explain", "b-003"]);
     assert!(why.out.contains("gemm") || why.out.contains("wrong"), "{}{}", why.out, why.err);
 
+    site.report();
+
     // Also the events, which it may write in one namespace only.
     until(30, "the events of the blade are there", || {
         let described = cluster.kubectl(&["describe", "blade", "b-003"]).expect_ok();

@@ -99,13 +99,15 @@ fn the_second_replica_goes_on_where_the_first_was_killed() {
     let settings = json!({
         "operator": {"replicas": 2},
         "store": {"kind": "postgres", "postgres": {"urlSecret": "database"}},
+        "pki": {"existingSecret": "whetstone-pki"},
     });
     let site = Site::up("infra1,infra2", &[("b-001", ""), ("b-002", "")], &settings);
     let cluster = &site.cluster;
     let postgres = Postgres::start(cluster);
     let url = format!("--from-literal=url={}", postgres.url("site"));
     cluster.kubectl(&["create", "secret", "generic", "database", "-n", "whetstone", &url]).expect_ok();
-    let said = site.helm("install", &[]);
+    let ca = format!("pki.caCertificate={}", site.make_pki().display());
+    let said = site.helm("install", &["--set-file", &ca]);
     assert!(said.ok, "{}{}{}", said.out, said.err, site.logs("whetstone", "whetstone-operator"));
 
     let pods = cluster.get(&["pods", "-n", "whetstone"]);
@@ -154,6 +156,8 @@ fn the_second_replica_goes_on_where_the_first_was_killed() {
         let names: Vec<&str> = steps.iter().filter_map(|s| s.split_once('|')).map(|(_, name)| name).collect();
         assert_eq!(names, ["Expected", "Discovered", "Preparing", "BurningIn", "Ready"], "{steps:?}");
     }
+    // With the key of the CA's folder, which no pod may write.
+    site.report();
     // And there are two again.
     cluster
         .kubectl(&["rollout", "status", "deployment/whetstone-operator", "-n", "whetstone", "--timeout=60s"])

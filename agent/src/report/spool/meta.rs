@@ -1,4 +1,5 @@
-//! What a spool must remember beside its records: stream, how far `seq` was given out, what was acknowledged and lost.
+//! What a spool must remember beside its records: stream, how far `seq` was given out, what was acknowledged, forgotten and
+//! lost.
 //!
 //! Two slots of one file are written in turns and in place: a write that is cut off leaves the other slot, and a
 //! full disk does not stop it, since no new block is needed (but on file systems that copy on write).
@@ -8,10 +9,12 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-const MAGIC: &[u8; 8] = b"WSMETA1\n";
+const MAGIC: &[u8; 8] = b"WSMETA2\n";
+/// Of a slot that ends before [`Numbers::told`].
+const FORMER: &[u8; 8] = b"WSMETA1\n";
 /// One sector each, so that a torn write touches one slot only.
 const SLOT: usize = 512;
-const USED: usize = 8 + 8 + 16 + 5 * 8 + 4;
+const USED: usize = 8 + 8 + 16 + 6 * 8 + 4;
 
 /// The remembered numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +22,7 @@ pub(super) struct Numbers {
     pub stream: [u8; 16],
     /// `seq` up to this one may have been used.
     pub reserved: u64,
+    /// Up to this one everything is forgotten here: it is stored, or was given up.
     pub acked: u64,
     /// Details that had to go.
     pub dropped: u64,
@@ -26,11 +30,13 @@ pub(super) struct Numbers {
     pub lost: u64,
     /// Bytes of records that were cut off.
     pub torn: u64,
+    /// Up to this one the operator has said that everything is stored.
+    pub told: u64,
 }
 
 impl Numbers {
     fn fresh() -> Numbers {
-        Numbers { stream: rand::random(), reserved: 0, acked: 0, dropped: 0, lost: 0, torn: 0 }
+        Numbers { stream: rand::random(), reserved: 0, acked: 0, dropped: 0, lost: 0, torn: 0, told: 0 }
     }
 
     fn encode(&self, generation: u64) -> [u8; SLOT] {
@@ -43,7 +49,7 @@ impl Numbers {
         put(MAGIC);
         put(&generation.to_le_bytes());
         put(&self.stream);
-        for number in [self.reserved, self.acked, self.dropped, self.lost, self.torn] {
+        for number in [self.reserved, self.acked, self.dropped, self.lost, self.torn, self.told] {
             put(&number.to_le_bytes());
         }
         let crc = crc32fast::hash(&slot[..USED - 4]);
@@ -52,19 +58,28 @@ impl Numbers {
     }
 
     fn decode(slot: &[u8]) -> Option<(u64, Numbers)> {
-        let slot = slot.get(..USED)?;
-        let crc = u32::from_le_bytes(slot[USED - 4..].try_into().ok()?);
-        if &slot[..8] != MAGIC || crc32fast::hash(&slot[..USED - 4]) != crc {
+        let used = if slot.starts_with(MAGIC) {
+            USED
+        } else if slot.starts_with(FORMER) {
+            USED - 8
+        } else {
+            return None;
+        };
+        let slot = slot.get(..used)?;
+        let crc = u32::from_le_bytes(slot[used - 4..].try_into().ok()?);
+        if crc32fast::hash(&slot[..used - 4]) != crc {
             return None;
         }
         let number = |at: usize| Some(u64::from_le_bytes(slot.get(at..at + 8)?.try_into().ok()?));
+        let acked = number(40)?;
         let numbers = Numbers {
             stream: slot[16..32].try_into().ok()?,
             reserved: number(32)?,
-            acked: number(40)?,
+            acked,
             dropped: number(48)?,
             lost: number(56)?,
             torn: number(64)?,
+            told: if used == USED { number(72)? } else { acked },
         };
         Some((number(8)?, numbers))
     }
@@ -163,6 +178,17 @@ mod tests {
         }
         std::fs::write(&path, &after).unwrap();
         assert_eq!(Meta::open(&path).unwrap().0.numbers.acked, 50);
+    }
+
+    #[test]
+    fn numbers_that_a_former_version_wrote_are_read() {
+        let numbers = Numbers { reserved: 100, acked: 7, torn: 5, told: 7, ..Numbers::fresh() };
+        let mut slot = numbers.encode(3);
+        slot[..8].copy_from_slice(FORMER);
+        let crc = crc32fast::hash(&slot[..USED - 12]);
+        slot[USED - 12..USED - 8].copy_from_slice(&crc.to_le_bytes());
+        slot[USED - 8..].fill(0);
+        assert_eq!(Numbers::decode(&slot), Some((3, numbers)));
     }
 
     #[test]

@@ -154,9 +154,9 @@ impl Spool {
         hex::encode(self.meta.numbers.stream)
     }
 
-    /// Up to where everything was said to be stored, or was given up.
-    pub fn acked(&self) -> u64 {
-        self.meta.numbers.acked
+    /// Up to where the operator has said that everything is stored.
+    pub fn told(&self) -> u64 {
+        self.meta.numbers.told
     }
 
     pub fn status(&self) -> Status {
@@ -257,6 +257,12 @@ impl Spool {
     pub fn ack(&mut self, seq: u64) -> Result<(), SpoolError> {
         // Nothing that was never given out can be acknowledged.
         let seq = seq.min(self.next_seq - 1);
+        self.meta.numbers.told = self.meta.numbers.told.max(seq);
+        self.give_up(seq)
+    }
+
+    /// Everything up to `seq` is forgotten here, stored or not.
+    pub fn give_up(&mut self, seq: u64) -> Result<(), SpoolError> {
         if seq <= self.meta.numbers.acked {
             return Ok(());
         }

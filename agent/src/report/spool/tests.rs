@@ -256,6 +256,24 @@ fn a_lost_memory_is_a_new_stream_and_what_is_left_goes_on_under_it() {
 }
 
 #[test]
+fn what_was_given_up_was_never_said_to_be_stored() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut spool, _) = Spool::open(dir.path(), 1 << 20).unwrap();
+    for mark in 0..4 {
+        spool.append(1, body(false, 0, mark, 10));
+    }
+    let items = all(&mut spool);
+    spool.ack(items[0].seq).unwrap();
+    spool.give_up(items[1].seq).unwrap();
+    assert_eq!((all(&mut spool), spool.told()), (items[2..].to_vec(), items[0].seq));
+    drop(spool);
+    let mut spool = Spool::open(dir.path(), 1 << 20).unwrap().0;
+    assert_eq!((all(&mut spool), spool.told()), (items[2..].to_vec(), items[0].seq));
+    spool.ack(items[2].seq).unwrap();
+    assert_eq!((all(&mut spool), spool.told()), (items[3..].to_vec(), items[2].seq));
+}
+
+#[test]
 fn damage_in_the_middle_costs_what_follows_it_in_that_file_and_is_counted() {
     let dir = tempfile::tempdir().unwrap();
     let (mut spool, _) = Spool::open(dir.path(), MIN_BYTES).unwrap();

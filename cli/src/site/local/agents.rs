@@ -60,5 +60,5 @@ pub fn begin(
         ("WHETSTONE_KMSG", silicon.dir.join("kmsg")),
         ("LD_LIBRARY_PATH", programs.libraries.clone()),
     ];
-    start(site, &log(site, &silicon.name), &programs.agent, &args, &environment)
+    start(site, &log(site, &silicon.name), false, &programs.agent, &args, &environment)
 }

@@ -20,7 +20,7 @@ use super::folder::{Folder, Found, look};
 use super::objects::SITE;
 use super::process::{Process, end};
 use super::state::{Blade, Made, MadeKind, State};
-use super::{KUBECONFIG, Place, cluster};
+use super::{KUBECONFIG, Place, cluster, others};
 use crate::input_error;
 use crate::site::access::{Site, connect};
 use crate::site::failure::Failure;
@@ -88,16 +88,29 @@ const GONE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(100);
 
 /// Deletes what is ours, in the order in which nothing makes it anew.
-async fn take_away(site: &Site, state: State) -> anyhow::Result<()> {
+async fn take_away(site: &Site, mut state: State) -> anyhow::Result<()> {
     if blades_are_ours(site, &state).await? {
         of_blades(site, &state.blades).await?;
+        // Once: as soon as our tranche is gone another site may come, with blades of the same serials.
+        state.change(|state| state.made.retain(|made| made.kind != MadeKind::Blade))?;
     }
-    let mut made = state.made;
+    let mut made = std::mem::take(&mut state.made);
     made.sort_by_key(|made| made.kind);
     let mut deleted = Vec::new();
     for made in made.iter().filter(|made| made.kind != MadeKind::Blade) {
         let Some(api) = api_of(site, made).await? else { continue };
-        if delete(site, &api, made.object(), &state.id).await? {
+        let Some(uid) = ours(site, &api, made.object(), &state.id).await? else { continue };
+        // It would take along what is in it.
+        let theirs = match made.kind {
+            MadeKind::Crd => others::of_our_kinds(site).await?,
+            MadeKind::Namespace => others::in_our_namespace(site, &state.id).await?,
+            _ => None,
+        };
+        if let Some(theirs) = theirs {
+            eprintln!("{} {} stays: {theirs} is there, and not this site's", made.kind.word(), made.object());
+            continue;
+        }
+        if delete(site, &api, made.object(), uid).await? {
             deleted.push((api, made));
         }
     }
@@ -206,13 +219,17 @@ async fn look_at(
     Ok(api.get_metadata_opt(name).await.map_err(|e| site.failure(name, e))?)
 }
 
-/// Deletes one object if it has the site's label, and only the one that had it; whether it did.
-async fn delete(site: &Site, api: &Api<DynamicObject>, name: &str, id: &str) -> anyhow::Result<bool> {
-    let Some(there) = look_at(site, api, name).await? else { return Ok(false) };
-    if id.is_empty() || there.labels().get(SITE).is_none_or(|label| label != id) {
-        return Ok(false);
-    }
-    let same = Preconditions { uid: there.uid(), resource_version: None };
+/// The uid of an object if it has the site's label.
+async fn ours(site: &Site, api: &Api<DynamicObject>, name: &str, id: &str) -> anyhow::Result<Option<String>> {
+    let there = look_at(site, api, name).await?;
+    let ours =
+        there.filter(|there| !id.is_empty() && there.labels().get(SITE).is_some_and(|label| label == id));
+    Ok(ours.and_then(|ours| ours.uid()))
+}
+
+/// Deletes the object that has this uid; whether it was still there.
+async fn delete(site: &Site, api: &Api<DynamicObject>, name: &str, uid: String) -> anyhow::Result<bool> {
+    let same = Preconditions { uid: Some(uid), resource_version: None };
     match api.delete(name, &DeleteParams::background().preconditions(same)).await {
         Ok(_) => Ok(true),
         // Gone meanwhile, or another one of that name.

@@ -25,6 +25,8 @@ mod up;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use tokio::signal::unix::{SignalKind, signal};
+
 /// The administrator's kubeconfig, in a site's folder.
 pub const KUBECONFIG: &str = "admin.kubeconfig";
 
@@ -81,4 +83,18 @@ fn variable(name: &str) -> Option<PathBuf> {
 pub fn default_dir() -> Option<PathBuf> {
     let state = variable("XDG_STATE_HOME").or_else(|| Some(variable("HOME")?.join(".local/state")));
     Some(state?.join("whetstone/site"))
+}
+
+/// Until a signal says so; the error that a command ends with then.
+pub async fn told_to_stop() -> anyhow::Error {
+    let wait = async |kind| match signal(kind) {
+        Ok(mut stream) => drop(stream.recv().await),
+        Err(_) => std::future::pending().await,
+    };
+    tokio::select! {
+        () = wait(SignalKind::interrupt()) => {}
+        () = wait(SignalKind::terminate()) => {}
+        () = wait(SignalKind::hangup()) => {}
+    }
+    anyhow::anyhow!("told to stop")
 }

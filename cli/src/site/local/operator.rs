@@ -52,7 +52,8 @@ pub fn log(site: &Path) -> PathBuf {
     site.join("log/operator.log")
 }
 
-/// Starts it. With an `identity` it waits for the cluster's lease: there may be others.
+/// Starts it. With an `identity` it waits for the cluster's lease: there may be others. It ends when it loses that, and is started
+/// again.
 pub fn begin(
     program: &Path,
     site: &Path,
@@ -90,7 +91,7 @@ pub fn begin(
     }
     let args: Vec<&OsStr> = args.iter().map(OsString::as_os_str).collect();
     // By environment: a database's URL may hold a password, and everybody sees a command line.
-    start(site, &log(site), program, &args, &[("WHETSTONE_STORE", store.into())])
+    start(site, &log(site), identity.is_some(), program, &args, &[("WHETSTONE_STORE", store.into())])
 }
 
 /// Waits until it says that it is ready.

@@ -1,10 +1,12 @@
-//! A cluster that is somebody else's: what in it would be in the way of a site, looked at before anything is made there.
+//! A cluster that is somebody else's: what in it would be in the way of a site, looked at before anything is made there; and what
+//! came since into what the site made, looked at before that goes.
 
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Namespace, Node, Secret};
-use kube::ResourceExt as _;
 use kube::api::{DynamicObject, ListParams, PostParams};
 use kube::core::PartialObjectMeta;
+use kube::discovery::{ApiGroup, Discovery, Scope, verbs};
+use kube::{Api, ResourceExt as _};
 use serde_json::Value;
 use whetstone_api::{Blade, BurnIn, Tranche};
 
@@ -103,6 +105,38 @@ async fn whetstones(site: &Site) -> anyhow::Result<Option<String>> {
     let blade = first::<Blade>(site, "blade").await?;
     let burnin = first::<BurnIn>(site, "burnin").await?;
     Ok(tranche.or(blade).or(burnin).map(|what| format!("{what} is there already, and not this site's")))
+}
+
+/// An object of our kinds: they would go with the kinds.
+pub async fn of_our_kinds(site: &Site) -> anyhow::Result<Option<String>> {
+    whetstones(site).await
+}
+
+/// Something in our namespace that is not this site's: it would go with the namespace.
+pub async fn in_our_namespace(site: &Site, id: &str) -> anyhow::Result<Option<String>> {
+    let failure = |e| site.failure(&format!("namespace {NAMESPACE}"), e);
+    let kinds = Discovery::new(site.client.clone()).run().await.map_err(failure).or_exit()?;
+    for (kind, can) in kinds.groups().flat_map(ApiGroup::recommended_resources) {
+        let is_looked_at = can.scope == Scope::Namespaced && can.supports_operation(verbs::LIST);
+        if !is_looked_at || kind.kind == "Event" {
+            continue;
+        }
+        let api: Api<DynamicObject> = Api::namespaced_with(site.client.clone(), NAMESPACE, &kind);
+        let all = api.list_metadata(&ListParams::default()).await.map_err(failure).or_exit()?;
+        let theirs = |there: &&PartialObjectMeta<DynamicObject>| {
+            !every_namespace_has(&kind.kind, &there.name_any())
+                && there.labels().get(objects::SITE).is_none_or(|label| label != id)
+        };
+        if let Some(there) = all.items.iter().find(theirs) {
+            return Ok(Some(format!("{} {}", kind.kind.to_lowercase(), there.name_any())));
+        }
+    }
+    Ok(None)
+}
+
+/// What the control plane makes in each namespace.
+fn every_namespace_has(kind: &str, name: &str) -> bool {
+    matches!((kind, name), ("ServiceAccount", "default") | ("ConfigMap", "kube-root-ca.crt"))
 }
 
 /// Kind and name of one, if there is any.

@@ -66,21 +66,32 @@ impl Process {
         }
     }
 
-    /// Proportional set size, bytes: memory that is shared counts in part.
+    /// Proportional set size of its session, bytes: memory that is shared counts in part.
     pub fn pss(self) -> Option<u64> {
-        if !self.lives() {
-            return None;
-        }
-        let text = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid)).ok()?;
-        let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
-        Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+        let all = self.lives().then(pids)?;
+        let session =
+            all.filter(|pid| *pid == self.pid || stat(*pid).is_some_and(|now| now.session == self.pid));
+        Some(session.filter_map(pss).sum())
     }
 }
 
-/// Starts a program in a session of its own; all that it says goes to `log`.
+fn pss(pid: i32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
+/// All processes there are.
+fn pids() -> impl Iterator<Item = i32> {
+    let all = std::fs::read_dir("/proc").into_iter().flatten();
+    all.filter_map(|item| item.ok()?.file_name().to_str()?.parse().ok())
+}
+
+/// Starts a program in a session of its own; all that it says goes to `log`. With `again` it is started again whenever it fails.
 pub fn start(
     site: &Path,
     log: &Path,
+    again: bool,
     program: &Path,
     args: &[&OsStr],
     environment: &[(&str, PathBuf)],
@@ -88,7 +99,7 @@ pub fn start(
     let out = OpenOptions::new().create(true).append(true).open(log);
     let out: File = out.with_context(|| log.display().to_string())?;
     let mut command = Command::new(std::env::current_exe().context("own path")?);
-    command.args(["site", "detached", "--"]).arg(program).args(args);
+    command.args(["site", "detached"]).args(again.then_some("--again")).arg("--").arg(program).args(args);
     command.env(MARK, site).stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
     // Its folder must not keep a file system busy that somebody wants to unmount.
     command.current_dir("/");
@@ -127,8 +138,7 @@ pub fn end(site: &Path, processes: &[Process]) -> Vec<Process> {
 /// their environment tells them from strangers whose session has a pid that was used again.
 fn orphans(site: &Path, processes: &[Process]) -> Vec<Process> {
     let mark = [MARK.as_bytes(), b"=", site.as_os_str().as_bytes()].concat();
-    let Ok(all) = std::fs::read_dir("/proc") else { return Vec::new() };
-    all.filter_map(|item| item.ok()?.file_name().to_str()?.parse::<i32>().ok())
+    pids()
         .filter_map(|pid| {
             let now = stat(pid)?;
             let ours = processes.iter().any(|process| process.pid == now.session);

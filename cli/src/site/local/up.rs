@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use kube::config::Kubeconfig;
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
 use whetstone_api::{ExpectedBlade, GatesSpec, Tranche, TrancheSpec};
 use whetstone_model::lifecycle::Owner;
 
@@ -15,7 +14,7 @@ use super::folder::{Folder, Found, look};
 use super::programs::Programs;
 use super::silicon::{self, Silicon};
 use super::state::{Blade, Made, MadeKind, Recorded, State};
-use super::{KUBECONFIG, Place, agents, cluster, down, objects, operator, others};
+use super::{KUBECONFIG, Place, agents, cluster, down, objects, operator, others, told_to_stop};
 use crate::input_error;
 use crate::site::access::{Site, connect};
 use crate::site::failure::OrExit as _;
@@ -136,19 +135,6 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     report(args, &state, begin)?;
     Ok(ExitCode::SUCCESS)
-}
-
-async fn told_to_stop() -> anyhow::Error {
-    let wait = async |kind| match signal(kind) {
-        Ok(mut stream) => drop(stream.recv().await),
-        Err(_) => std::future::pending().await,
-    };
-    tokio::select! {
-        () = wait(SignalKind::interrupt()) => {}
-        () = wait(SignalKind::terminate()) => {}
-        () = wait(SignalKind::hangup()) => {}
-    }
-    anyhow::anyhow!("told to stop")
 }
 
 /// What there is in the folder; an exit code if that settles it.

@@ -11,10 +11,10 @@ use whetstone_api::Tranche;
 
 use super::show::TrancheRow;
 use super::{checked, find, text};
-use crate::input_error;
 use crate::site::access::{Access, Site};
 use crate::site::table::{cell, clean};
 use crate::site::{say, wait_for};
+use crate::{complain, input_error};
 
 #[derive(clap::Args)]
 #[command(
@@ -53,11 +53,18 @@ async fn follow(site: &Site, args: &Args) -> anyhow::Result<ExitCode> {
         ..watcher::Config::default()
     };
     let mut events = pin!(watcher::watcher(site.all::<Tranche>(), config));
-    let mut last = None;
+    let (mut last, mut listed) = (None, false);
     while let Some(event) = events.next().await {
-        match event {
-            Ok(Event::InitApply(tranche) | Event::Apply(tranche)) => {
-                let row = TrancheRow::from(&tranche);
+        let event = match event {
+            Ok(event) => event,
+            Err(error) => {
+                complain(format_args!("{error}; trying again"));
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                continue;
+            }
+        };
+        match news(event, &mut listed) {
+            News::Is(row) => {
                 if last.as_ref() != Some(&row) {
                     say(&line(&row, args.json)?)?;
                 }
@@ -66,15 +73,32 @@ async fn follow(site: &Site, args: &Args) -> anyhow::Result<ExitCode> {
                 }
                 last = Some(row);
             }
-            Ok(Event::Delete(_)) => return Err(input_error(format!("{} was deleted", text(&args.name)))),
-            Ok(Event::Init | Event::InitDone) => {}
-            Err(error) => {
-                eprintln!("whet: {error}; trying again");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
+            News::Gone => return Err(input_error(format!("{} was deleted", text(&args.name)))),
+            News::None => {}
         }
     }
     bail!("the watch of {} ended", text(&args.name))
+}
+
+/// What an event says of the one tranche that is watched.
+#[derive(Debug, PartialEq)]
+enum News {
+    Is(Box<TrancheRow>),
+    Gone,
+    None,
+}
+
+/// `listed`: whether the list that is being read has had it. One that went between two watches is told of by no `Delete`.
+fn news(event: Event<Tranche>, listed: &mut bool) -> News {
+    if matches!(event, Event::Init | Event::InitApply(_)) {
+        *listed = matches!(event, Event::InitApply(_));
+    }
+    match event {
+        Event::InitApply(tranche) | Event::Apply(tranche) => News::Is(Box::new(TrancheRow::from(&tranche))),
+        Event::Delete(_) => News::Gone,
+        Event::InitDone if !*listed => News::Gone,
+        Event::Init | Event::InitDone => News::None,
+    }
 }
 
 fn line(row: &TrancheRow, json: bool) -> anyhow::Result<String> {
@@ -91,4 +115,31 @@ fn line(row: &TrancheRow, json: bool) -> anyhow::Result<String> {
         ),
     };
     Ok(format!("{time} {} {summary}\n", cell(row.phase.as_deref())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tranche_that_went_while_nobody_watched_is_not_waited_for() {
+        let spec = serde_json::json!({"blades": [], "suite": "quick"});
+        let tranche = || Tranche::new("t-07", serde_json::from_value(spec.clone()).unwrap());
+        let is = || News::Is(Box::new(TrancheRow::from(&tranche())));
+        let mut listed = false;
+        let mut told = |event| news(event, &mut listed);
+        // There from the beginning, and changed.
+        assert_eq!(
+            [told(Event::Init), told(Event::InitApply(tranche())), told(Event::InitDone)],
+            [News::None, is(), News::None]
+        );
+        assert_eq!(told(Event::Apply(tranche())), is());
+        // The watch expired, and it is listed anew: there, then not.
+        assert_eq!(
+            [told(Event::Init), told(Event::InitApply(tranche())), told(Event::InitDone)],
+            [News::None, is(), News::None]
+        );
+        assert_eq!([told(Event::Init), told(Event::InitDone)], [News::None, News::Gone]);
+        assert_eq!(told(Event::Delete(tranche())), News::Gone);
+    }
 }

@@ -97,6 +97,7 @@ pub fn node(name: &str) -> NodeView {
         our_cordon: false,
         our_taint: Some("unproven".into()),
         our_note: None,
+        our_label: None,
         pods_left: Some(0),
         blocked_by: None,
         unreachable: false,
@@ -397,4 +398,24 @@ pub fn serving(blades: usize) -> World {
     pass_time(&mut world, 13 * MINUTE);
     assert!(world.site.blades.values().all(|blade| blade.phase.name() == PhaseName::InService));
     world
+}
+
+/// The plan of one blade, with nobody else dirty.
+pub fn one(world: &World, number: usize) -> BladePlan {
+    let few = BTreeSet::from([serial(number)]);
+    plan_some(&world.site, &few, world.now_ms).blades.remove(0)
+}
+
+pub fn waits(world: &World, number: usize) -> WaitReason {
+    match one(world, number).outcome {
+        Outcome::Wait { reason } => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub fn goes(world: &World, number: usize) -> Phase {
+    match one(world, number).outcome {
+        Outcome::Transition { to, .. } => to,
+        other => panic!("{other:?}"),
+    }
 }

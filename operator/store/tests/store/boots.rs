@@ -1,14 +1,16 @@
-//! What tells two machines with the same keys apart, and two runs with the same result; on both databases.
+//! What tells two machines with the same keys apart, two runs with the same result, and a store from an older one; on both
+//! databases.
 
 use crate::common::*;
 use whetstone_model::verdict::Outcome;
-use whetstone_model::wire::BladeFacts;
-use whetstone_store::{BootSeen, Join, NewToken, ResultStored, RunState, Store};
+use whetstone_model::wire::{BladeFacts, Item};
+use whetstone_store::{BootSeen, Join, NewReport, NewToken, ResultStored, RunState, Store, Stored};
 
 both!(
     a_boot_that_comes_back_is_another_machines,
     the_result_of_one_run_is_none_of_another,
-    a_report_is_told_how_far_its_stream_was_known_before,
+    what_is_lost_is_said_until_the_agent_has_heard_of_it,
+    a_reset_closes_what_a_copy_may_have_filled,
 );
 
 /// Blade 0 joins with a token of its own.
@@ -71,16 +73,58 @@ async fn the_result_of_one_run_is_none_of_another(db: Db) {
     assert_eq!(store.store_result(good, 14).await.unwrap(), ResultStored::Same, "its own may come again");
 }
 
-async fn a_report_is_told_how_far_its_stream_was_known_before(db: Db) {
+/// Stores a report of blade 0, whose agent was `told` that so much is stored.
+async fn send(store: &Store, told: u64, items: Vec<Item>) -> Stored {
+    let report = NewReport {
+        serial: serial(0),
+        instance: "a".into(),
+        stream: "s".into(),
+        items,
+        acked: Some(told),
+        at_ms: 1,
+    };
+    store.store_reports(&[report]).await.unwrap().remove(0).unwrap()
+}
+
+async fn says(store: &Store, told: u64, seqs: &[u64]) -> (bool, u64) {
+    let items = seqs.iter().map(|seq| item(*seq, reading(1.0))).collect();
+    let stored = send(store, told, items).await;
+    (stored.lost, stored.acked)
+}
+
+async fn what_is_lost_is_said_until_the_agent_has_heard_of_it(db: Db) {
+    let (store, next) = (db.store().await, db.store().await);
+    enter(&store, 1).await;
+    assert_eq!(says(&store, 0, &[1, 2]).await, (false, 2));
+    // The answer was lost; then nothing was.
+    assert_eq!(says(&store, 0, &[1, 2]).await, (false, 2));
+    assert_eq!(says(&store, 2, &[]).await, (false, 2));
+    // As if an older store had been restored. What is stored now does not hide it, nor does another program.
+    assert_eq!(says(&store, 100, &[101]).await, (true, 101));
+    assert_eq!(says(&store, 100, &[101]).await, (true, 101));
+    assert_eq!(says(&next, 100, &[]).await, (true, 101));
+    assert_eq!(says(&next, 101, &[102]).await, (false, 102));
+    assert_eq!(says(&store, 102, &[]).await, (false, 102));
+    // And once more.
+    assert_eq!(says(&store, 200, &[]).await, (true, 102));
+    assert_eq!(says(&store, u64::MAX, &[]).await, (true, 102));
+}
+
+async fn a_reset_closes_what_a_copy_may_have_filled(db: Db) {
     let store = db.store().await;
     enter(&store, 1).await;
-    let send = async |seqs: &[u64]| {
-        let items: Vec<_> = seqs.iter().map(|seq| item(*seq, reading(1.0))).collect();
-        let stored = store.store_report(&serial(0), "a", "s", &items, 1).await.unwrap().unwrap();
-        (stored.before, stored.acked)
-    };
-    assert_eq!(send(&[1, 2]).await, (0, 2));
-    assert_eq!(send(&[1, 2]).await, (2, 2));
-    assert_eq!(send(&[5]).await, (2, 5));
-    assert_eq!(send(&[]).await, (5, 5));
+    join(&store, "t0", 1).await;
+    // The copy's words, under numbers that the right machine's spool gives next.
+    let of_copy = vec![item(5, cleared("x", "d")), item(9, cleared("x", "d"))];
+    assert_eq!(send(&store, 0, of_copy).await.new, 2);
+    assert_eq!(send(&store, 4, vec![item(5, appeared("x", "d"))]).await.new, 0);
+    assert_eq!(standing(&store, 0).await, []);
+    for (token, at_ms) in [("t1", 2), ("t2", 4)] {
+        assert!(store.reset_identity(&serial(0), at_ms).await.unwrap());
+        join(&store, token, at_ms + 1).await;
+        let stored = send(&store, 5, vec![item(5, appeared("y", "d")), item(6, appeared("x", "d"))]).await;
+        assert_eq!((stored.new, stored.lost), (2, true));
+        assert_eq!(standing(&store, 0).await.len(), 2);
+    }
+    assert_eq!(store.evidence_of(&serial(0), false, 100).await.unwrap().len(), 6, "nothing is deleted");
 }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use whetstone_model::action::Severity;
 use whetstone_model::wire::{Item, ItemBody};
-use whetstone_store::{Backend, EvidenceKind, NewReport, NotStored, Store, Stored};
+use whetstone_store::{EvidenceKind, NewReport, NotStored, RetainPolicy, Store, Stored};
 
 both!(
     an_item_is_stored_once,
@@ -15,6 +15,7 @@ both!(
     faults_come_and_go_by_what_was_said_last,
     a_kernel_fault_stands_until_it_is_proven_gone,
     a_fault_that_comes_again_outlives_the_run_that_it_came_in,
+    a_fault_of_an_older_operator_was_heard_of_when_it_came,
     a_later_stream_overrules_an_earlier_one,
     a_blade_that_makes_up_findings_is_bounded,
     texts_from_a_blade_are_stored_whatever_they_hold,
@@ -22,7 +23,7 @@ both!(
 );
 
 async fn send(store: &Store, number: usize, stream: &str, items: &[Item]) -> Stored {
-    store.store_report(&serial(number), "instance", stream, items, 500).await.unwrap().unwrap()
+    send_at(store, number, stream, items, 500).await.unwrap()
 }
 
 async fn an_item_is_stored_once(db: Db) {
@@ -39,7 +40,7 @@ async fn an_item_is_stored_once(db: Db) {
     // A sign of life.
     assert_eq!(send(&store, 0, "a", &[]).await.acked, 1_700);
     assert_eq!(send(&store, 0, "b", &[]).await.acked, 0);
-    assert_eq!(store.counts().await.unwrap().pop(), Some(("evidence", 1_700)));
+    assert_eq!(rows_of(&db, "evidence").await, 1_700);
 
     // Details that the spool dropped leave a gap; what comes late goes into it.
     let stored = send(&store, 0, "c", &[item(10, reading(1.0)), item(20, reading(2.0))]).await;
@@ -67,6 +68,7 @@ async fn a_refused_report_stops_no_other(db: Db) {
         instance: "i".into(),
         stream: "s".into(),
         items: vec![item(seq, reading(1.0))],
+        acked: None,
         at_ms: 1,
     };
     let reports = [report(0, 1), report(7, 1), report(1, 0), report(1, u64::MAX), report(1, i64::MAX as u64)];
@@ -132,7 +134,7 @@ async fn a_fault_that_comes_again_outlives_the_run_that_it_came_in(db: Db) {
     enter(&store, 1).await;
     let say = |seq, body, at_ms| {
         let store = store.clone();
-        async move { store.store_report(&serial(0), "i", "s", &[item(seq, body)], at_ms).await.unwrap().unwrap() }
+        async move { send_at(&store, 0, "s", &[item(seq, body)], at_ms).await.unwrap() }
     };
     say(1, kernel("xid-48", "d"), 100).await;
     say(2, kernel("xid-79", "d"), 110).await;
@@ -154,6 +156,32 @@ async fn a_fault_that_comes_again_outlives_the_run_that_it_came_in(db: Db) {
     // What came late and is older says nothing new.
     assert!(!say(2, kernel("xid-79", "d"), 900).await.faults_changed);
     assert_eq!(blade(&store, 0).await.faults[0].last_ms, 250);
+}
+
+/// One from before schema 4 works on beside this one while it is replaced, and says not when a fault was last heard of.
+async fn a_fault_of_an_older_operator_was_heard_of_when_it_came(db: Db) {
+    let store = db.store().await;
+    enter(&store, 1).await;
+    let raw = raw(&db.url).await;
+    for (code, standing) in [("xid-79", 1), ("xid-48", 0)] {
+        let insert = format!(
+            "INSERT INTO faults (serial, code, device, source, standing, action, detail, since_ms, stream, seq) \
+             VALUES ('SN00000', '{code}', 'd', 'kernel', {standing}, 'reset_gpu', 'x', 700, 0, 1)"
+        );
+        execute(&raw, &insert).await.unwrap();
+    }
+    let last_ms = async || blade(&store, 0).await.faults[0].last_ms;
+    assert_eq!(last_ms().await, 700);
+    assert_eq!(store.clear_faults(&serial(0), 700).await.unwrap(), 0);
+    // Said again at 500, by a clock that was set back.
+    send(&store, 0, "s", &[item(1, kernel("xid-79", "d"))]).await;
+    assert_eq!(last_ms().await, 700);
+    assert_eq!(store.clear_faults(&serial(0), 701).await.unwrap(), 1);
+    let policy = RetainPolicy::default();
+    for (now_ms, left) in [(policy.findings_ms + 700, 2), (policy.findings_ms + 701, 0)] {
+        store.retain(&policy, now_ms).await.unwrap();
+        assert_eq!(rows_of(&db, "faults").await, left);
+    }
 }
 
 async fn a_later_stream_overrules_an_earlier_one(db: Db) {
@@ -259,6 +287,7 @@ impl Way {
                     instance: "i".into(),
                     stream: format!("s{stream}"),
                     items,
+                    acked: None,
                     at_ms: 1,
                 }
             })
@@ -297,8 +326,7 @@ impl Way {
 }
 
 async fn intake_does_not_depend_on_the_way(db: Db) {
-    let (backend, cases) =
-        if db.url.starts_with("sqlite") { (Backend::Sqlite, 48) } else { (Backend::Postgres, 12) };
+    let (backend, cases) = (db.backend, if db.backend == Backend::Sqlite { 48 } else { 12 });
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &[7; 32]));
     let handle = tokio::runtime::Handle::current();
@@ -320,24 +348,31 @@ async fn travel(way: &Way, backend: Backend) -> Result<(), TestCaseError> {
         }
     }
     prop_assert_eq!(new, way.says.iter().map(Vec::len).sum::<usize>());
-    let state = snapshot(&store).await;
+    let state = snapshot(&db, &store).await;
     prop_assert_eq!(&state.0, &way.expected());
     // Once more in the opposite order: all of it is known.
     for report in reports.iter().rev() {
         let stored = store.store_reports(std::slice::from_ref(report)).await.unwrap()[0].clone().unwrap();
         prop_assert_eq!((stored.new, stored.faults_changed), (0, false));
     }
-    prop_assert_eq!(snapshot(&store).await, state);
+    prop_assert_eq!(snapshot(&db, &store).await, state);
     store.close().await;
     Ok(())
 }
 
-type Snapshot = ([BTreeSet<(String, Option<String>, bool)>; 2], Vec<(&'static str, i64)>);
+type Snapshot = ([BTreeSet<(String, Option<String>, bool)>; 2], [i64; 3]);
 
-async fn snapshot(store: &Store) -> Snapshot {
+/// The faults that stand, and how much there is of what a report leaves.
+async fn snapshot(db: &Db, store: &Store) -> Snapshot {
     let mut sets = [BTreeSet::new(), BTreeSet::new()];
     for (blade, set) in store.load_site().await.unwrap().blades.into_iter().zip(&mut sets) {
         set.extend(blade.faults.into_iter().map(|fault| (fault.code, fault.device, fault.kernel)));
     }
-    (sets, store.counts().await.unwrap())
+    let raw = raw(&db.url).await;
+    let mut counts = [0; 3];
+    for (count, table) in counts.iter_mut().zip(["evidence", "streams", "faults"]) {
+        *count = number(&raw, &format!("SELECT COUNT(*) FROM {table}")).await;
+    }
+    raw.close().await;
+    (sets, counts)
 }

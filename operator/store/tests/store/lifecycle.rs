@@ -17,12 +17,14 @@ both!(
     an_illegal_step_is_not_written,
     proof_and_doubt_keep_their_order,
     a_run_is_made_with_its_transition_or_not_at_all,
+    a_run_is_made_after_what_it_has_to_answer,
     an_order_stands_until_it_is_taken_up,
     progress_counts_for_ones_own_run_alone,
     a_verdict_is_stored_exactly_once,
     tries_without_a_result_are_counted,
     a_case_is_opened_once_and_closed_once,
     a_row_that_cannot_be_read_holds_up_nobody,
+    samples_that_cannot_be_read_hold_up_nobody,
     a_wish_is_acted_on_once,
     the_schema_itself_refuses_what_may_not_be,
 );
@@ -30,13 +32,13 @@ both!(
 async fn a_manifest_is_entered_once(db: Db) {
     let store = db.store().await;
     let mut blades: Vec<_> = (0..1_203).map(expected).collect();
-    let outcomes = store.upsert_expected(&blades, 5).await.unwrap();
+    let outcomes = upsert(&store, &blades, 5).await;
     assert!(outcomes.iter().all(|outcome| *outcome == UpsertOutcome::New));
     let row = blade(&store, 7).await;
     assert_eq!((row.phase, row.sequence, row.since_ms), (Phase::Expected, 1, 5));
     assert_eq!(row.why, "on the manifest of t-07");
 
-    let outcomes = store.upsert_expected(&blades, 6).await.unwrap();
+    let outcomes = upsert(&store, &blades, 6).await;
     assert!(outcomes.iter().all(|outcome| *outcome == UpsertOutcome::Same));
     assert_eq!(store.load_site().await.unwrap().blades.len(), 1_203);
 
@@ -47,7 +49,7 @@ async fn a_manifest_is_entered_once(db: Db) {
     blades[1].rack = Some(RackName::new("r-99").unwrap());
     blades.push(blades[1].clone());
     blades.push(expected(5_000));
-    let outcomes = store.upsert_expected(&blades, 7).await.unwrap();
+    let outcomes = upsert(&store, &blades, 7).await;
     let t7 = Some(TrancheName::new("t-07").unwrap());
     assert_eq!(
         outcomes,
@@ -63,7 +65,7 @@ async fn a_manifest_is_entered_once(db: Db) {
 
     // A retired blade may come back with another delivery.
     go(&store, 0, Phase::Retired, 8).await;
-    assert_eq!(store.upsert_expected(&blades[..1], 9).await.unwrap(), [UpsertOutcome::Updated]);
+    assert_eq!(upsert(&store, &blades[..1], 9).await, [UpsertOutcome::Updated]);
     assert_eq!(blade(&store, 0).await.tranche, t8);
 }
 
@@ -97,7 +99,7 @@ async fn a_blade_moves_to_the_tranche_that_lists_it_alone(db: Db) {
     assert_eq!(history.transitions.len(), 2);
     // Once there, it is as fast there as it was before.
     assert_eq!(
-        store.upsert_expected(&[expected(0)], 11).await.unwrap(),
+        upsert(&store, &[expected(0)], 11).await,
         [UpsertOutcome::Duplicate { tranche: tranche("t-08") }]
     );
 }
@@ -108,22 +110,37 @@ async fn names_are_unique_among_blades_on_the_site(db: Db) {
     let mut other = expected(9);
     other.name = expected(1).name;
     let taken = UpsertOutcome::NameTaken { by: serial(1) };
-    assert_eq!(store.upsert_expected(&[other.clone()], 2).await.unwrap(), [taken]);
+    assert_eq!(upsert(&store, &[other.clone()], 2).await, [taken]);
+    // A name is given up only by who gets another one: here the last of a chain does not, and none before it.
+    let taken = |by: usize| UpsertOutcome::NameTaken { by: serial(by) };
+    let (mut a, mut b) = (expected(0), expected(1));
+    (a.name, b.name) = (expected(1).name, expected(2).name);
+    let chain = [a.clone(), b.clone()];
+    assert_eq!(upsert(&store, &chain, 2).await, [taken(1), taken(2)]);
+    let chain = [b, a.clone()];
+    assert_eq!(upsert(&store, &chain, 2).await, [taken(2), taken(1)]);
+    // Nor by one that is another tranche's.
+    let mut elsewhere = expected(1);
+    elsewhere.name = BladeName::new("free").unwrap();
+    elsewhere.tranche = Some(TrancheName::new("t-08").unwrap());
+    let outcomes = upsert(&store, &[a, elsewhere], 2).await;
+    assert_eq!(outcomes, [taken(1), UpsertOutcome::Duplicate { tranche: expected(1).tranche }]);
+    assert_eq!(blade(&store, 1).await.name, expected(1).name);
     // Two new ones in one list.
     let (mut a, mut b) = (expected(20), expected(21));
     a.name = BladeName::new("same").unwrap();
     b.name = a.name.clone();
-    let outcomes = store.upsert_expected(&[a, b], 2).await.unwrap();
+    let outcomes = upsert(&store, &[a, b], 2).await;
     assert_eq!(outcomes, [UpsertOutcome::New, UpsertOutcome::NameTaken { by: serial(20) }]);
     // Two that change names with each other.
     let (mut a, mut b) = (expected(0), expected(2));
     std::mem::swap(&mut a.name, &mut b.name);
-    let outcomes = store.upsert_expected(&[a, b], 3).await.unwrap();
+    let outcomes = upsert(&store, &[a, b], 3).await;
     assert_eq!(outcomes, [UpsertOutcome::Updated, UpsertOutcome::Updated]);
     assert_eq!(store.resolve("b-00000").await.unwrap(), Some(serial(2)));
     // The name of a retired one is free.
     go(&store, 1, Phase::Retired, 4).await;
-    assert_eq!(store.upsert_expected(&[other], 5).await.unwrap(), [UpsertOutcome::New]);
+    assert_eq!(upsert(&store, &[other], 5).await, [UpsertOutcome::New]);
     assert_eq!(store.resolve("b-00001").await.unwrap(), Some(serial(9)));
 }
 
@@ -142,11 +159,11 @@ async fn history_follows_a_blade_through_renames_moves_and_repairs(db: Db) {
         action: Action::Replace,
         at_ms: 21,
     };
-    let case = store.open_case(&case).await.unwrap();
+    let case = open_case(&store, &case).await;
     let mut moved = expected(0);
     moved.name = BladeName::new("spare-1").unwrap();
     moved.rack = Some(RackName::new("bench").unwrap());
-    store.upsert_expected(&[moved], 22).await.unwrap();
+    upsert(&store, &[moved], 22).await;
     go(&store, 0, Phase::Repairing { rung: Rung::Replace }, 23).await;
     let second = run_again(&store, 0, 24).await;
     store.store_result(result(0, second, Outcome::Pass), 30).await.unwrap();
@@ -208,7 +225,7 @@ async fn an_illegal_step_is_not_written(db: Db) {
         assert_eq!(answers, [Err(Stale::Illegal { from: PhaseName::Expected, to: name })]);
     }
     assert_eq!(blade(&store, 0).await.sequence, 1);
-    let answer = store.start_run(&serial(0), 1, &new_run(), 3).await.unwrap();
+    let answer = start_run(&store, 0, 1, 3).await;
     assert_eq!(answer, Err(Stale::Illegal { from: PhaseName::Expected, to: PhaseName::BurningIn }));
     assert_eq!(blade(&store, 0).await.run, None);
 }
@@ -243,7 +260,7 @@ async fn a_run_is_made_with_its_transition_or_not_at_all(db: Db) {
     let run = |sequence| (serial(0), sequence, new_run());
     let stale = store.start_runs(&[run(1)], 3).await.unwrap();
     assert_eq!(stale, [Err(Stale::Moved { sequence: 2 })]);
-    assert_eq!(store.counts().await.unwrap()[2], ("runs", 0));
+    assert_eq!(rows_of(&db, "runs").await, 0);
 
     let answers = store
         .start_runs(&[run(2), run(3), (serial(9), 1, new_run()), (serial(1), 2, new_run())], 3)
@@ -261,6 +278,33 @@ async fn a_run_is_made_with_its_transition_or_not_at_all(db: Db) {
     assert_eq!((made.run, made.state, made.suite.as_str()), (first, RunState::Ordered, "quick"));
     assert_eq!((made.created_ms, made.budget_ms, made.started_ms), (3, 60_000, None));
     assert_eq!(row.why, "first burn-in");
+}
+
+/// The operator's clock was ahead for a while.
+async fn a_run_is_made_after_what_it_has_to_answer(db: Db) {
+    let store = db.store().await;
+    enter(&store, 1).await;
+    go(&store, 0, Phase::Discovered, 10).await;
+    let made = async || blade(&store, 0).await.run.unwrap().created_ms;
+    let say = async |seq, code: &str, at_ms| {
+        send_at(&store, 0, "s", &[item(seq, kernel(code, "d"))], at_ms).await.unwrap();
+    };
+    say(1, "xid-48", 8_000).await;
+    say(2, "xid-79", 9_000).await;
+    let run = run_again(&store, 0, 100).await;
+    assert_eq!(made().await, 9_001);
+    // While it goes on: one that stood comes again, and a new one.
+    say(3, "xid-48", 120).await;
+    say(4, "xid-94", 130).await;
+    assert_eq!(store.clear_faults(&serial(0), 9_001).await.unwrap(), 1);
+    let left: Vec<_> = blade(&store, 0).await.faults.into_iter().map(|f| (f.code, f.last_ms)).collect();
+    assert_eq!(left, [("xid-94".to_owned(), 9_001), ("xid-48".to_owned(), 9_001)]);
+    store.end_run(run, &RunEndState::Cancelled { why: "w".into() }, 140).await.unwrap();
+    // The next answers those, too, and the doubt that a clock ahead has put into it.
+    go(&store, 0, quarantined(), 20_000).await;
+    run_again(&store, 0, 150).await;
+    assert_eq!(made().await, 20_001);
+    assert_eq!(store.clear_faults(&serial(0), 20_001).await.unwrap(), 2);
 }
 
 async fn an_order_stands_until_it_is_taken_up(db: Db) {
@@ -289,11 +333,9 @@ async fn an_order_stands_until_it_is_taken_up(db: Db) {
     assert!(store.end_run(run, &RunEndState::Cancelled { why: "w".into() }, 12).await.unwrap());
     assert!(!store.end_run(run, &RunEndState::Lost { why: "w".into() }, 13).await.unwrap());
     assert!(!store.run_terms(run).await.unwrap().unwrap().active);
-    let orders = store
-        .current_orders(&[(serial(0), Some(run)), (serial(1), Some(run)), (serial(1), None)])
-        .await
-        .unwrap();
-    assert_eq!(orders, [cancel(run), cancel(run), None]);
+    for number in [0, 1] {
+        assert_eq!(store.current_order(&serial(number), Some(run)).await.unwrap(), cancel(run));
+    }
     assert_eq!(blade(&store, 0).await.run.unwrap().state, RunState::Cancelled { why: "w".into() });
 }
 
@@ -395,11 +437,11 @@ async fn a_case_is_opened_once_and_closed_once(db: Db) {
         action: Action::PowerCycle,
         at_ms: 5,
     };
-    let first = store.open_case(&case).await.unwrap();
+    let first = open_case(&store, &case).await;
     case.at_ms = 6;
-    assert_eq!(store.open_case(&case).await.unwrap(), first);
+    assert_eq!(open_case(&store, &case).await, first);
     case.device = Some("GPU-1".into());
-    let second = store.open_case(&case).await.unwrap();
+    let second = open_case(&store, &case).await;
     assert!(second > first);
     let cases = blade(&store, 0).await.cases;
     assert_eq!(cases.len(), 2);
@@ -408,18 +450,15 @@ async fn a_case_is_opened_once_and_closed_once(db: Db) {
     assert!(store.close_case(first, "passed", 7).await.unwrap());
     assert!(!store.close_case(first, "again", 8).await.unwrap());
     case.device = None;
-    assert!(store.open_case(&case).await.unwrap() > second);
+    assert!(open_case(&store, &case).await > second);
     // Many at once: one that is open, one twice, one of nobody.
     let mut nobody = case.clone();
     nobody.serial = serial(5);
     let mut new = case.clone();
     new.code = "xid-31".into();
     let opened = store.open_cases(&[case.clone(), new.clone(), nobody, new]).await.unwrap();
-    assert_eq!((opened[0], opened[2]), (Some(store.open_case(&case).await.unwrap()), None));
+    assert_eq!((opened[0], opened[2]), (Some(open_case(&store, &case).await), None));
     assert!(opened[1] > opened[0] && opened[1] == opened[3], "{opened:?}");
-    case.serial = serial(5);
-    let error = store.open_case(&case).await.unwrap_err();
-    assert_eq!((error.category(), error.is_transient()), ("conflict", false));
 }
 
 async fn a_row_that_cannot_be_read_holds_up_nobody(db: Db) {
@@ -436,6 +475,23 @@ async fn a_row_that_cannot_be_read_holds_up_nobody(db: Db) {
     assert!(site.unreadable[0].1.contains("Asleep"), "{:?}", site.unreadable);
 }
 
+async fn samples_that_cannot_be_read_hold_up_nobody(db: Db) {
+    let store = db.store().await;
+    enter(&store, 2).await;
+    let runs = [to_run(&store, 0, 10).await, to_run(&store, 1, 10).await];
+    for (number, run) in runs.into_iter().enumerate() {
+        store.store_result(result(number, run, Outcome::Pass), 11).await.unwrap();
+    }
+    let raw = raw(&db.url).await;
+    let broken = match db.backend {
+        Backend::Sqlite => "X'0123456789'",
+        Backend::Postgres => "'\\x0123456789'::bytea",
+    };
+    execute(&raw, &format!("UPDATE results SET samples = {broken} WHERE run = {}", runs[0])).await.unwrap();
+    let samples = store.samples_of(&runs).await.unwrap();
+    assert_eq!(samples, [(runs[1], b"{\"blade\":\"1\"}\n".to_vec())]);
+}
+
 async fn a_wish_is_acted_on_once(db: Db) {
     let store = db.store().await;
     enter(&store, 1).await;
@@ -448,7 +504,7 @@ async fn the_schema_itself_refuses_what_may_not_be(db: Db) {
     let store = db.store().await;
     enter(&store, 1).await;
     let run = to_run(&store, 0, 10).await;
-    store.store_report(&serial(0), "i", "s", &[item(1, appeared("a", "d"))], 11).await.unwrap().unwrap();
+    send_at(&store, 0, "s", &[item(1, appeared("a", "d"))], 11).await.unwrap();
     let raw = raw(&db.url).await;
     let insert_run = "INSERT INTO runs (serial, suite, suite_text, budget_ms, why, seed, state, created_ms) \
                       VALUES ('SN00000', 's', '', 1, '', 1, 'running', 1)";

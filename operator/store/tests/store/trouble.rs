@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::*;
 use whetstone_model::lifecycle::Phase;
-use whetstone_store::{Backend, NewReport, Store, StoreError, StoreOptions};
+use whetstone_store::{NewReport, Store, StoreError, StoreOptions};
 
 both!(
     a_locked_database_is_transient_and_loses_nothing,
@@ -13,8 +13,8 @@ both!(
 );
 
 /// Makes PostgreSQL refuse evidence as on a full disk; of SQLite the limit on pages does it.
-async fn fill_up(raw: &sqlx::AnyPool, store: &Store) {
-    match store.backend() {
+async fn fill_up(raw: &sqlx::AnyPool, backend: Backend) {
+    match backend {
         Backend::Sqlite => {}
         Backend::Postgres => {
             let text = "CREATE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
@@ -33,11 +33,11 @@ async fn a_database_without_room_is_told_from_one_that_is_well(db: Db) {
         let store = Store::open_with(&db.url, &options).await.unwrap();
         assert_eq!(store.write_trouble(), None);
         let raw = raw(&db.url).await;
-        fill_up(&raw, &store).await;
+        fill_up(&raw, db.backend).await;
         let mut seq = 0;
         let error = loop {
             let items: Vec<_> = (seq + 1..=seq + 100).map(|seq| item(seq, reading(1.0))).collect();
-            match store.store_report(&serial(0), "i", if forgotten { "a" } else { "b" }, &items, 5).await {
+            match send_at(&store, 0, if forgotten { "a" } else { "b" }, &items, 5).await {
                 Ok(_) => seq += 100,
                 Err(error) => break error,
             }
@@ -51,7 +51,7 @@ async fn a_database_without_room_is_told_from_one_that_is_well(db: Db) {
         store.ping().await.unwrap();
         assert_eq!(number(&raw, "SELECT COUNT(*) FROM marks WHERE name = 'tried'").await, 1);
         assert_eq!(store.write_trouble().is_none(), forgotten);
-        if store.backend() == Backend::Postgres {
+        if db.backend == Backend::Postgres {
             execute(&raw, "DROP TRIGGER no_room ON evidence; DROP FUNCTION no_room()").await.unwrap();
         }
         store.close().await;
@@ -64,20 +64,20 @@ async fn a_locked_database_is_transient_and_loses_nothing(db: Db) {
     enter(&store, 2).await;
     let raw = raw(&db.url).await;
     let mut other = raw.acquire().await.unwrap();
-    let lock = match store.backend() {
+    let lock = match db.backend {
         Backend::Sqlite => "BEGIN IMMEDIATE",
         Backend::Postgres => "BEGIN; LOCK TABLE blades IN ACCESS EXCLUSIVE MODE",
     };
     sqlx::raw_sql(lock).execute(&mut *other).await.unwrap();
     let report = [item(1, appeared("ecc", "d")), item(2, reading(1.0))];
     for _ in 0..2 {
-        let error = store.store_report(&serial(0), "i", "s", &report, 5).await.unwrap_err();
+        let error = send_at(&store, 0, "s", &report, 5).await.unwrap_err();
         assert_eq!((error.category(), error.is_transient()), ("locked", true), "{error:?}");
         let error = store.transition(&[step(&serial(0), 1, Phase::Discovered, 6)]).await.unwrap_err();
         assert_eq!(error.category(), "locked", "{error:?}");
     }
     sqlx::raw_sql("ROLLBACK").execute(&mut *other).await.unwrap();
-    let stored = store.store_report(&serial(0), "i", "s", &report, 7).await.unwrap().unwrap();
+    let stored = send_at(&store, 0, "s", &report, 7).await.unwrap();
     assert_eq!((stored.new, stored.duplicates), (2, 0));
     assert_eq!(store.transition(&[step(&serial(0), 1, Phase::Discovered, 8)]).await.unwrap(), [Ok(2)]);
 }
@@ -115,6 +115,7 @@ async fn a_full_disk_is_transient_and_loses_nothing() {
                 item(batch * 1_000 + number, body)
             })
             .collect(),
+        acked: None,
         at_ms: batch.cast_signed(),
     };
     let mut stored = 0;
@@ -131,7 +132,7 @@ async fn a_full_disk_is_transient_and_loses_nothing() {
     for _ in 0..5 {
         let error = store.store_reports(&[report(stored)]).await.unwrap_err();
         assert_eq!(error.category(), "full", "{error:?}");
-        assert_eq!(store.counts().await.unwrap().pop(), Some(("evidence", 100 * stored as i64)));
+        assert_eq!(rows_of(&db, "evidence").await, 100 * stored as i64);
         store.ping().await.unwrap();
     }
     let faults: usize = store.load_site().await.unwrap().blades.iter().map(|blade| blade.faults.len()).sum();
@@ -141,7 +142,7 @@ async fn a_full_disk_is_transient_and_loses_nothing() {
     let store = db.store().await;
     let again = store.store_reports(&[report(stored), report(stored + 1)]).await.unwrap();
     assert!(again.iter().all(|stored| stored.clone().unwrap().new == 100));
-    assert_eq!(store.counts().await.unwrap().pop(), Some(("evidence", 100 * (stored as i64 + 2))));
+    assert_eq!(rows_of(&db, "evidence").await, 100 * (stored as i64 + 2));
 }
 
 #[tokio::test]
@@ -198,9 +199,7 @@ async fn a_connection_that_breaks_changes_nothing() {
     sqlx::raw_sql("BEGIN; LOCK TABLE evidence IN ACCESS EXCLUSIVE MODE").execute(&mut *other).await.unwrap();
     let waiting = {
         let store = store.clone();
-        tokio::spawn(async move {
-            store.store_report(&serial(0), "i", "s", &[item(1, appeared("ecc", "d"))], 5).await
-        })
+        tokio::spawn(async move { send_at(&store, 0, "s", &[item(1, appeared("ecc", "d"))], 5).await })
     };
     let blocked = "SELECT COUNT(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -214,7 +213,7 @@ async fn a_connection_that_breaks_changes_nothing() {
     let error: StoreError = waiting.await.unwrap().unwrap_err();
     assert_eq!((error.category(), error.is_transient()), ("away", true), "{error:?}");
     sqlx::raw_sql("ROLLBACK").execute(&mut *other).await.unwrap();
-    assert_eq!(store.counts().await.unwrap()[5], ("streams", 0));
-    let stored = store.store_report(&serial(0), "i", "s", &[item(1, appeared("ecc", "d"))], 6).await;
-    assert_eq!(stored.unwrap().unwrap().new, 1);
+    assert_eq!(rows_of(&db, "streams").await, 0);
+    let stored = send_at(&store, 0, "s", &[item(1, appeared("ecc", "d"))], 6).await;
+    assert_eq!(stored.unwrap().new, 1);
 }

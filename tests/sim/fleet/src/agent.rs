@@ -249,7 +249,7 @@ impl Agent {
         self.facts_sent = true;
         self.acked = Some(answer.acked);
         if answer.say_again {
-            self.standing = None;
+            (self.standing, self.facts_sent) = (None, false);
         }
         Stats::add(&self.stats.items, request.items.len() as u64);
         Stats::add(&self.stats.bytes, body.len() as u64 * times);

@@ -91,6 +91,28 @@ impl Site {
         self.cluster.get(&["secret", "whetstone-pki", "-n", "whetstone"])["data"].clone()
     }
 
+    /// As the head of the plain manifests says it: a CA of one's own. The file with its certificate.
+    pub fn make_pki(&self) -> PathBuf {
+        let dir = self.cluster.scratch().join("own-pki");
+        run(Command::new(self.programs.join("whetstone-operator"))
+            .args(["pki", "init", "--pki-dir"])
+            .arg(&dir))
+        .expect_ok();
+        let from = format!("--from-file={}", dir.display());
+        self.cluster
+            .kubectl(&["create", "secret", "generic", "whetstone-pki", "-n", "whetstone", &from])
+            .expect_ok();
+        dir.join("ca.crt")
+    }
+
+    /// The tranche's report, signed and whole.
+    pub fn report(&self) {
+        let out = self.cluster.scratch().join("report");
+        let out = out.to_str().unwrap();
+        self.whet(&["tranche", "report", TRANCHE, "--out", out]).expect_ok();
+        self.whet(&["report", "verify", out]).expect_ok();
+    }
+
     /// Logs of all pods of the kind, for who reads why a test failed.
     pub fn logs(&self, namespace: &str, name: &str) -> String {
         let selector = format!("app.kubernetes.io/name={name}");

@@ -192,6 +192,7 @@ fn a_site_in_a_cluster_of_somebody_elses_leaves_it_as_it_was() {
         let runs = cluster.kubectl(&["get", "burnins", "-o", "name"]);
         if runs.is_empty() { Err("no run") } else { Ok(()) }
     });
+    an_operator_that_failed_is_started_again(&place);
     // Their nodes are none of ours, also those that come now.
     place.apply(&node("theirs-1"));
     let theirs: Value =
@@ -256,4 +257,59 @@ fn a_site_in_a_cluster_of_somebody_elses_leaves_it_as_it_was() {
     });
     let theirs = cluster.kubectl(&["get", "node", "b-001", "-o", "jsonpath={.metadata.labels}"]);
     assert_eq!(theirs, r#"{"theirs":"yes"}"#);
+    cluster.kubectl(&["delete", "node", "b-001"]);
+    what_goes_takes_nothing_of_theirs_along(&place);
+}
+
+/// Where the site made kinds and namespace itself, and somebody put something into them.
+fn what_goes_takes_nothing_of_theirs_along(place: &Place) {
+    let cluster = &place.cluster;
+    cluster.kubectl(&["delete", "namespace", "whetstone"]);
+    let kinds = ["blades.whetstone.dev", "tranches.whetstone.dev", "burnins.whetstone.dev"];
+    cluster.kubectl(&[&["delete", "crd"], &kinds[..]].concat());
+    let up = place.up();
+    assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
+    place.apply(&json!({"apiVersion": "v1", "kind": "List", "items": [
+        {
+            "apiVersion": "whetstone.dev/v1alpha1", "kind": "Tranche", "metadata": {"name": "t-99"},
+            "spec": {"blades": [{"serial": "SN-1"}], "suite": "quick", "paused": true},
+        },
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "theirs", "namespace": "whetstone"}},
+    ]}));
+    let down = place.whet(&["site", "down", "--dir", place.site().to_str().unwrap()]);
+    let said = String::from_utf8_lossy(&down.stderr);
+    assert!(down.status.success(), "{said}");
+    assert!(said.contains("namespace whetstone stays: configmap theirs is there"), "{said}");
+    assert!(said.contains("crd tranches.whetstone.dev stays: tranche t-99 is there"), "{said}");
+    cluster.kubectl(&["get", "tranche/t-99", "crd/blades.whetstone.dev", "crd/burnins.whetstone.dev"]);
+    cluster.kubectl(&["get", "configmap/theirs", "-n", "whetstone"]);
+    let left = cluster.kubectl(&["get", "node,lease,secret", "-n", "whetstone", "-o", "name"]);
+    assert_eq!(left, "", "what is the site's alone has gone");
+}
+
+/// As where it loses its lease to an apiserver that was away: nobody else starts it.
+fn an_operator_that_failed_is_started_again(place: &Place) {
+    let operator = || {
+        let status = place.whet(&["site", "status", "--json", "--dir", place.site().to_str().unwrap()]);
+        let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+        let processes = status["processes"].as_array().unwrap();
+        let watching = processes.iter().find(|process| process["name"] == "operator").unwrap()["pid"].clone();
+        let children = std::fs::read_to_string(format!("/proc/{watching}/task/{watching}/children"));
+        children.unwrap().trim().parse::<u32>().map_err(|e| e.to_string())
+    };
+    let first = operator().unwrap();
+    let age = || std::fs::metadata(format!("/proc/{first}")).unwrap().modified().unwrap().elapsed().unwrap();
+    // What fails at once is not started again.
+    until(20, "it has lived for a while", || if age().as_secs() > 5 { Ok(()) } else { Err(age()) });
+    assert!(Command::new("kill").args(["-9", &first.to_string()]).status().unwrap().success());
+    until(30, "another one", || match operator() {
+        Ok(pid) if pid != first => Ok(()),
+        other => Err(other),
+    });
+    until(60, "it leads and answers", || {
+        let explained = place.whet(&["explain", "b-001", "--site", place.site().to_str().unwrap()]);
+        let said = String::from_utf8_lossy(&explained.stdout).into_owned()
+            + &String::from_utf8_lossy(&explained.stderr);
+        if explained.status.success() && explained.stderr.is_empty() { Ok(()) } else { Err(said) }
+    });
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use kube::api::{DeleteParams, PostParams};
 use serde_json::{Value, json};
 use whetstone_api::{Blade, BurnIn, BurnInPhase, Tranche};
+use whetstone_model::lifecycle::PhaseName;
 use whetstone_sim_fleet::End;
 
 use crate::harness::{Site, listed, serial, until};
@@ -44,7 +45,9 @@ fn what_people_wanted_stays_with_the_machine_whatever_it_is_called() {
     renamed(&site);
     moved(&site);
     collided(&site);
+    made_by_hand(&site);
     wished(&site);
+    named_a_node(&site);
     lost(&mut site);
     site.check();
 }
@@ -118,6 +121,46 @@ fn collided(site: &Site) {
     });
 }
 
+/// An object for a blade that has one of another name already: it is not deleted, and says that it counts for nothing.
+fn made_by_hand(site: &Site) {
+    let object: Blade = serde_json::from_value(json!({
+        "apiVersion": "whetstone.dev/v1alpha1", "kind": "Blade", "metadata": { "name": "by-hand" },
+        "spec": { "serial": serial("free").as_str(), "quarantine": { "reason": "the fan is loud" } },
+    }))
+    .unwrap();
+    site.rt.block_on(site.api::<Blade>().create(&PostParams::default(), &object)).unwrap();
+    let message = until(15, "it says whose the serial is", || {
+        let there = objects(site).remove("by-hand").ok_or("it is gone")?;
+        let mut conditions = there.status.unwrap_or_default().conditions.into_iter();
+        let valid = conditions.find(|c| c.type_ == "Valid" && c.status == "False");
+        valid.map(|c| c.message).ok_or("nothing is said")
+    });
+    assert!(message.contains("blade free's"), "{message}");
+    site.wait_phases(1, &[("free", "InService")]);
+    delete::<Blade>(site, "by-hand");
+}
+
+/// The node that a person named stays the blade's when its object is lost: what work is there is there still.
+fn named_a_node(site: &Site) {
+    site.node("n-7", json!({}));
+    site.tranche("t-node", &[listed("k-1", "r-4")], json!({ "owner": "spare" }));
+    until(20, "it has an object", || objects(site).remove("k-1").ok_or("none"));
+    site.patch::<Blade>("k-1", json!({ "nodeName": "n-7" }));
+    site.join(&[("k-1", &[End::Pass])]);
+    site.wait_phases(40, &[("k-1", "InService")]);
+    delete::<Blade>(site, "k-1");
+    until(20, "it has one again", || objects(site).remove("k-1").ok_or("none"));
+    assert_eq!(site.blade("k-1").spec.node_name.as_deref(), Some("n-7"));
+    site.patch::<Blade>("k-1", json!({ "quarantine": { "reason": "look" } }));
+    site.wait_phases(20, &[("k-1", "Quarantined")]);
+    until(10, "its node is withheld", || {
+        let node = site.seen_node("n-7");
+        if node.taint.as_deref() == Some("person") && node.cordoned { Ok(()) } else { Err(node) }
+    });
+    let phases: Vec<PhaseName> = site.history("k-1").transitions.iter().map(|t| t.to.name()).collect();
+    assert!(phases.ends_with(&[PhaseName::Draining, PhaseName::Quarantined]), "{phases:?}");
+}
+
 /// Burn-ins that people ask for by an object: of the suite that it names, or with a word why not.
 fn wished(site: &Site) {
     let ask = |name: &str, blade: &str, suite: &str| {
@@ -157,7 +200,7 @@ fn lost(site: &mut Site) {
     site.patch::<Blade>("c-1", json!({ "retired": true }));
     site.wait_phases(20, &[("c-1", "Retired")]);
     site.operator().kill();
-    for name in ["c-1", "slot-7", "free"] {
+    for name in ["c-1", "slot-7", "free", "k-1"] {
         delete::<Blade>(site, name);
     }
     site.operator().start(&[]);
@@ -165,14 +208,15 @@ fn lost(site: &mut Site) {
     let site = &*site;
     until(20, "their objects are back", || {
         let objects = objects(site);
-        let there = ["c-1", "slot-7", "free"].map(|name| {
+        let there = ["c-1", "slot-7", "free", "k-1"].map(|name| {
             objects.get(name).and_then(|blade| blade.status.as_ref()?.phase.clone()).unwrap_or_default()
         });
-        if there == ["Retired", "Quarantined", "InService"] { Ok(()) } else { Err(there) }
+        if there == ["Retired", "Quarantined", "InService", "Quarantined"] { Ok(()) } else { Err(there) }
     });
     let objects = objects(site);
     assert!(objects["c-1"].spec.retired);
     assert!(objects["slot-7"].spec.quarantine.is_some());
+    assert_eq!(objects["k-1"].spec.node_name.as_deref(), Some("n-7"), "its node tells");
     // A wish for a burn-in counts from where the last one was.
     let retested = site.row("free").unwrap().retested;
     assert_eq!(objects["free"].spec.retest, retested);

@@ -6,12 +6,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use whetstone_sim_fleet::{End, FleetBlade};
 
 use crate::harness::operator;
 use crate::harness::site::RUN_TIME;
-use crate::harness::{Site, serial, until};
+use crate::harness::{Site, listed, serial, until};
 
 const TRANCHE: &str = "t-v";
 
@@ -150,6 +150,7 @@ fn every_verb_says_what_is_and_refuses_what_is_not() {
     wishes(&site, &ann);
     plugin(&site, &ann);
     deleted(&ann);
+    tokens(&site, &ann);
 }
 
 /// A tranche comes and is decided, while she watches it and its blades.
@@ -228,6 +229,11 @@ fn blades(ann: &Person) {
     assert_eq!(runs.as_array().unwrap().len(), 3, "{runs:#}");
     assert_eq!(ann.try_whet(&["burnins", "--blade", "v-99"]).err, "no burn-ins\n");
     ann.refused(&["burnins", "--blade", "v 1"], "blade name");
+    let run = ann.json(&["burnins", "--blade", "v-02"])[0]["run"].to_string();
+    let report = ann.whet(&["burnins", "report", &run]);
+    assert!(report.contains("wrong bits") && report.contains("as signed by"), "{report}");
+    assert_eq!(ann.json(&["burnins", "report", &run])["verdict"]["outcome"], "fail");
+    ann.refused(&["burnins", "report", "999999"], "run 999999 has no result");
 }
 
 fn tranche(ann: &Person) {
@@ -292,6 +298,14 @@ fn wishes(site: &Site, ann: &Person) {
     assert_eq!(ann.json(&["release", "SN-v-01"])["blade"], "v-01");
     site.wait_phases(30, &[("v-01", "Ready")]);
     ann.refused(&["release", "v-01"], "v-01 is Ready: there is nothing to release");
+    // A person's quarantine on top of a failed burn-in's: its release brings a burn-in all the same.
+    ann.whet(&["quarantine", "v-02", "--reason", "smells odd too"]);
+    let said = ann.whet(&["release", "v-02"]);
+    assert!(said.contains("taken away; a burn-in is asked for"), "{said}");
+    until(40, "it is burnt in again", || {
+        let runs = ann.json(&["burnins", "--blade", "v-02"]);
+        if runs[1]["phase"] == "Failed" { Ok(()) } else { Err(runs) }
+    });
     assert!(ann.whet(&["retire", "v-02"]).contains("its history stays"));
     site.wait_phases(20, &[("v-02", "Retired")]);
     ann.refused(&["retire", "v-02"], "v-02 is retired already");
@@ -336,4 +350,22 @@ fn deleted(ann: &Person) {
     ann.refused(&["tranche", "show", TRANCHE], "no tranche t-v");
     assert_eq!(ann.try_whet(&["tranche", "list"]).err, "no tranches\n");
     assert_eq!(names(&ann.whet(&["blades"])), ["v-01", "v-02", "v-03"]);
+}
+
+/// A line whose name another blade has is not entered: it gets no token, and keeps none from the others.
+fn tokens(site: &Site, ann: &Person) {
+    let mut taken = listed("n-2", "r-9");
+    taken["name"] = "v-01".into();
+    site.tranche("t-n", &[listed("n-1", "r-9"), taken], json!({}));
+    let out = site.path("t-n.csv");
+    let issue = ["tranche", "tokens", "t-n", "--out", out.to_str().unwrap()];
+    let said = until(20, "the operator has read the list", || match ann.try_whet(&issue) {
+        said if said.code == Some(1) => Ok(said),
+        said => Err(said),
+    });
+    assert!(said.out.starts_with("1 tokens in ") && said.err.contains("SN-n-2"), "{said:?}");
+    let rows = std::fs::read_to_string(&out).unwrap();
+    assert!(rows.contains("SN-n-1,wt-") && rows.lines().count() == 2, "{rows}");
+    ann.refused(&[&issue[..], &["--serial", "SN-n-2"]].concat(), "none of the 1 serials is entered");
+    assert_eq!(std::fs::read_to_string(&out).unwrap(), rows, "what was there is kept");
 }

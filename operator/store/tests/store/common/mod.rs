@@ -2,19 +2,32 @@
 
 pub mod postgres;
 
+use std::collections::BTreeSet;
+
 use tempfile::TempDir;
 use whetstone_model::action::{Action, Severity};
 use whetstone_model::device::DeviceId;
 use whetstone_model::evidence::{Finding, Reading};
-use whetstone_model::ids::{BladeName, RackName, RunId, Serial, TrancheName};
+use whetstone_model::ids::{BladeName, CaseId, RackName, RunId, Serial, TrancheName};
 use whetstone_model::lifecycle::{Phase, PrepareStep, QuarantineReason};
 use whetstone_model::unit::Unit;
 use whetstone_model::verdict::Outcome;
 use whetstone_model::wire::{Item, ItemBody};
-use whetstone_store::{Backend, BladeRow, ExpectedBlade, NewRun, NewTransition, RunResultRow, Store};
+use whetstone_store::{
+    BladeRow, ExpectedBlade, NewCase, NewReport, NewRun, NewTransition, RunResultRow, Stale, Store,
+    StoreError, Stored, UpsertOutcome,
+};
+
+/// Which database it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    Sqlite,
+    Postgres,
+}
 
 /// A database of one test.
 pub struct Db {
+    pub backend: Backend,
     pub url: String,
     pub dir: TempDir,
 }
@@ -26,7 +39,7 @@ impl Db {
             Backend::Sqlite => format!("sqlite:{}?mode=rwc", dir.path().join("store.db").display()),
             Backend::Postgres => postgres::database().await,
         };
-        Db { url, dir }
+        Db { backend, url, dir }
     }
 
     pub async fn store(&self) -> Store {
@@ -49,19 +62,27 @@ pub async fn number(pool: &sqlx::AnyPool, text: &str) -> i64 {
     sqlx::query_scalar(sqlx::AssertSqlSafe(text.to_owned())).fetch_one(pool).await.unwrap()
 }
 
+/// How many rows a table has.
+pub async fn rows_of(db: &Db, table: &str) -> i64 {
+    let raw = raw(&db.url).await;
+    let rows = number(&raw, &format!("SELECT COUNT(*) FROM {table}")).await;
+    raw.close().await;
+    rows
+}
+
 /// The same test on both databases: `both!(function, …)` for `async fn function(db: Db)`.
 macro_rules! both {
     ($($test:ident),* $(,)?) => {
         mod sqlite {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $test() {
-                super::$test($crate::common::Db::new(whetstone_store::Backend::Sqlite).await).await
+                super::$test($crate::common::Db::new($crate::common::Backend::Sqlite).await).await
             })*
         }
         mod postgres {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $test() {
-                super::$test($crate::common::Db::new(whetstone_store::Backend::Postgres).await).await
+                super::$test($crate::common::Db::new($crate::common::Backend::Postgres).await).await
             })*
         }
     };
@@ -85,7 +106,35 @@ pub fn expected(number: usize) -> ExpectedBlade {
 /// Enters blades 0 to `count`.
 pub async fn enter(store: &Store, count: usize) {
     let blades: Vec<_> = (0..count).map(expected).collect();
-    store.upsert_expected(&blades, 1_000).await.unwrap();
+    upsert(store, &blades, 1_000).await;
+}
+
+/// Enters or updates blades; none moves to another tranche.
+pub async fn upsert(store: &Store, blades: &[ExpectedBlade], now_ms: i64) -> Vec<UpsertOutcome> {
+    store.upsert_moving(blades, &BTreeSet::new(), now_ms).await.unwrap()
+}
+
+/// Stores one report.
+pub async fn send_at(
+    store: &Store,
+    number: usize,
+    stream: &str,
+    items: &[Item],
+    at_ms: i64,
+) -> Result<Stored, StoreError> {
+    let report = NewReport {
+        serial: serial(number),
+        instance: "i".into(),
+        stream: stream.into(),
+        items: items.to_vec(),
+        acked: None,
+        at_ms,
+    };
+    Ok(store.store_reports(&[report]).await?.remove(0).unwrap())
+}
+
+pub async fn open_case(store: &Store, case: &NewCase) -> CaseId {
+    store.open_cases(std::slice::from_ref(case)).await.unwrap().remove(0).unwrap()
 }
 
 pub async fn blade(store: &Store, number: usize) -> BladeRow {
@@ -138,7 +187,16 @@ pub async fn to_run(store: &Store, number: usize, at_ms: i64) -> RunId {
 
 pub async fn run_again(store: &Store, number: usize, at_ms: i64) -> RunId {
     let sequence = blade(store, number).await.sequence;
-    store.start_run(&serial(number), sequence, &new_run(), at_ms).await.unwrap().unwrap().0
+    start_run(store, number, sequence, at_ms).await.unwrap().0
+}
+
+pub async fn start_run(
+    store: &Store,
+    number: usize,
+    sequence: i64,
+    at_ms: i64,
+) -> Result<(RunId, i64), Stale> {
+    store.start_runs(&[(serial(number), sequence, new_run())], at_ms).await.unwrap().remove(0)
 }
 
 pub fn result(number: usize, run: RunId, outcome: Outcome) -> RunResultRow {
