@@ -142,7 +142,14 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> anyhow::Result
             ..SiteLimits::default()
         },
         store: store.clone(),
-        drains: Drains::new(evicting, fence.clone(), dirty.clone(), tasks.clone(), stop.clone()),
+        drains: Drains::new(
+            evicting,
+            fence.clone(),
+            dirty.clone(),
+            precedence.clone(),
+            tasks.clone(),
+            stop.clone(),
+        ),
         nodes: Nodes::new(client.clone(), fence.clone(), reach),
         fence: fence.clone(),
         events: Events::new(

@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 use whetstone_plan::{DrainState, NodeView};
 
+use super::precedence::Precedence;
 use super::{ClusterError, Fence, REQUEST_LIMIT};
 use crate::clock::now_ms;
 use crate::dirty::Dirty;
@@ -75,6 +76,7 @@ pub struct Drains {
     client: Client,
     fence: Fence,
     dirty: Dirty,
+    precedence: Precedence,
     tasks: TaskTracker,
     stop: CancellationToken,
     going: Arc<Mutex<HashMap<String, Going>>>,
@@ -91,10 +93,11 @@ impl Drains {
         client: Client,
         fence: Fence,
         dirty: Dirty,
+        precedence: Precedence,
         tasks: TaskTracker,
         stop: CancellationToken,
     ) -> Drains {
-        Drains { client, fence, dirty, tasks, stop, going: Arc::default() }
+        Drains { client, fence, dirty, precedence, tasks, stop, going: Arc::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Going>> {
@@ -156,6 +159,8 @@ impl Drains {
 
     async fn run(&self, node: &str) {
         while self.fence.holds() {
+            // That no pod comes to a bad blade any more is more urgent than that those of another one leave.
+            self.precedence.after_nodes().await;
             let before = self.status(node);
             let status = match self.look(node).await {
                 Ok(pods) => status(&before, &pods, now_ms()),
@@ -361,7 +366,8 @@ mod tests {
         let config = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
         let client = Client::try_from(config).unwrap();
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let drains = Drains::new(client, Fence::open(), Dirty::default(), tasks.clone(), stop);
+        let drains =
+            Drains::new(client, Fence::open(), Dirty::default(), Precedence::default(), tasks.clone(), stop);
         drains.start("n-1");
         drains.start("n-2");
         drains.end_others(|node| node == "n-2");

@@ -12,6 +12,7 @@ use whetstone_store::{AgentRow, BladeRow};
 
 use super::memory::Memory;
 use crate::cluster::drain::Drains;
+use crate::cluster::precedence::Precedence;
 use crate::cluster::{Fence, Seen};
 use crate::dirty::Dirty;
 
@@ -84,7 +85,14 @@ pub fn row(serial: &str, name: &str, phase: Phase) -> BladeRow {
 /// None of which goes on.
 pub fn drains() -> Drains {
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-    Drains::new(client("http://127.0.0.1:1"), Fence::open(), Dirty::default(), tasks, stop)
+    Drains::new(
+        client("http://127.0.0.1:1"),
+        Fence::open(),
+        Dirty::default(),
+        Precedence::default(),
+        tasks,
+        stop,
+    )
 }
 
 /// The memory of a process that has just begun.
