@@ -276,10 +276,10 @@ impl Site {
     fn note_held_back(&mut self, plan: &Plan) {
         let held_back = &mut self.memory.held_back;
         for blade in &plan.blades {
-            let withheld = !blade.steps.iter().any(|step| matches!(step, Step::Withhold { .. }));
+            let withholds = blade.steps.iter().any(|step| matches!(step, Step::Withhold { .. }));
             if matches!(blade.outcome, Outcome::Wait { reason: WaitReason::Breaker { .. } }) {
                 held_back.insert(blade.serial.clone());
-            } else if withheld {
+            } else if !withholds {
                 held_back.remove(&blade.serial);
             }
         }
