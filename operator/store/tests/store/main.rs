@@ -4,10 +4,13 @@
 #[macro_use]
 mod common;
 
+mod backup;
 mod boots;
 mod identity;
 mod intake;
 mod lifecycle;
+mod migrations;
+mod retention;
+mod runs;
 mod trouble;
-mod upkeep;
 mod writers;

@@ -14,8 +14,8 @@ use whetstone_model::unit::Unit;
 use whetstone_model::verdict::Outcome;
 use whetstone_model::wire::{Item, ItemBody};
 use whetstone_store::{
-    BladeRow, ExpectedBlade, NewCase, NewReport, NewRun, NewTransition, RunResultRow, Stale, Store,
-    StoreError, Stored, UpsertOutcome,
+    BladeRow, ExpectedBlade, Join, NewCase, NewReport, NewRun, NewToken, NewTransition, RetainPolicy,
+    RunResultRow, Stale, Store, StoreError, Stored, UpsertOutcome,
 };
 
 /// Which database it is.
@@ -256,4 +256,57 @@ pub async fn standing(store: &Store, number: usize) -> Vec<(String, Option<Strin
         blade(store, number).await.faults.into_iter().map(|fault| (fault.code, fault.device)).collect();
     faults.sort();
     faults
+}
+
+pub const HOUR: i64 = 3_600_000;
+
+/// Something in every table.
+pub async fn filled(store: &Store) {
+    enter(store, 3).await;
+    let run = to_run(store, 0, 10).await;
+    store.store_result(result(0, run, Outcome::Fail), 11).await.unwrap();
+    go(store, 0, quarantined(), 12).await;
+    let case = NewCase {
+        serial: serial(0),
+        code: "sdc".into(),
+        device: None,
+        reason: "burn-in".into(),
+        detail: "ä \" \\ line\nbreak".into(),
+        action: Action::Replace,
+        at_ms: 12,
+    };
+    open_case(store, &case).await;
+    let items = [item(1, appeared("ecc", "d")), item(2, reading(0.1)), item(3, kernel("xid-79", ""))];
+    send_at(store, 0, "s", &items, 13).await.unwrap();
+    let token = NewToken { serial: serial(0), sha256: "t0".into() };
+    store.new_tokens(&[token], 1_000, "ann", 14).await.unwrap();
+    let join = Join {
+        serial: serial(0),
+        token_sha256: "t0".into(),
+        instance: "i".into(),
+        key_fingerprint: "f".into(),
+        report_key: "k".into(),
+        facts: Default::default(),
+    };
+    store.use_token(&join, 15).await.unwrap();
+    store.record_certificate(&serial(0), "c", "i", 2_000, 15).await.unwrap();
+    store.unexpected("X", "who", 16).await.unwrap();
+    store.audit("kind", "who", "what", 17).await.unwrap();
+    // One that retention deletes, so that its mark is set.
+    let old = [item(1, reading(1.0)), item(2, reading(2.0))];
+    send_at(store, 2, "old", &old, -HOUR).await.unwrap();
+    let policy = RetainPolicy { thin_after_ms: HOUR / 2, ..RetainPolicy::default() };
+    assert_eq!(store.retain(&policy, HOUR / 2).await.unwrap().thinned, 1);
+}
+
+pub async fn tables(db: &Db) -> Vec<String> {
+    let text = if db.url.starts_with("sqlite") {
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name"
+    } else {
+        "SELECT CAST(tablename AS TEXT) FROM pg_tables WHERE schemaname = 'public' ORDER BY tablename"
+    };
+    let raw = raw(&db.url).await;
+    let names = sqlx::query_scalar(text).fetch_all(&raw).await.unwrap();
+    raw.close().await;
+    names
 }
