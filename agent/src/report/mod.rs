@@ -16,6 +16,7 @@ mod facts;
 mod identity;
 pub mod log;
 mod metrics;
+mod pace;
 mod packet;
 mod recorder;
 mod reporter;

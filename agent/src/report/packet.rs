@@ -11,7 +11,7 @@ use whetstone_model::wire::{MAX_RESULT, MAX_RESULT_SENT, RunResult, error_code};
 
 use super::client::CallError;
 use super::log::{self, Lasting, Level};
-use super::reporter::Backoff;
+use super::pace::Backoff;
 use super::shared::{Shared, lock};
 use super::state::{self, StateDir, StateError};
 use crate::bundle::manifest::{MANIFEST, SIGNATURE};

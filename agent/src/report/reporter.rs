@@ -10,6 +10,7 @@ use whetstone_model::wire::{Item, MAX_ITEMS, ReportAnswer, ReportRequest, error_
 use super::client::{CallError, Client, MAX_WAIT, OperatorUrl};
 use super::identity::{self, Identity, IdentityError, Life, Token};
 use super::log::{self, Lasting, Level};
+use super::pace::{MIN_GAP, Paced};
 use super::recorder::SAY_AGAIN;
 use super::runs::Runs;
 use super::shared::{Shared, lock};
@@ -17,8 +18,6 @@ use super::state::StateDir;
 use super::usage;
 use crate::probe::now_ms;
 
-/// Between two reports at the least.
-const MIN_GAP: Duration = Duration::from_secs(1);
 /// JSON of a report's items at most; the rest of `MAX_BODY` is for facts, progress and escapes.
 const MAX_ITEM_BYTES: usize = 900 << 10;
 /// The longest sleep: what is not signalled (a token file) is seen this soon.
@@ -29,19 +28,6 @@ const REFUSED_FACTS_EVERY: Duration = Duration::from_secs(3600);
 const OLDER_FOR: Duration = Duration::from_secs(60);
 /// A token that was refused is tried again this often: it may have been issued later than it was put here.
 const SAME_TOKEN_EVERY: Duration = Duration::from_secs(60);
-
-/// Growing waits with jitter: a site that comes back is not met by all its agents at once.
-#[derive(Debug, Default)]
-pub(super) struct Backoff(u32);
-
-impl Backoff {
-    /// The next wait: 0.5 to 1 of 1, 2, 4, … 64 s.
-    pub fn next(&mut self) -> Duration {
-        let whole = Duration::from_secs(1 << self.0.min(6));
-        self.0 = self.0.saturating_add(1);
-        whole.mul_f64(rand::random_range(0.5..1.0))
-    }
-}
 
 /// What the reporter needs to know.
 #[derive(Clone)]
@@ -91,42 +77,6 @@ pub(super) struct Reporter<'a> {
     limit: usize,
 }
 
-/// When something is due, and how long to wait after failures.
-#[derive(Default)]
-struct Paced {
-    due: Option<Instant>,
-    backoff: Backoff,
-    /// The last attempt failed.
-    failing: bool,
-}
-
-impl Paced {
-    fn is_due(&self) -> bool {
-        self.due.is_none_or(|due| due <= Instant::now())
-    }
-    /// How long until it is due. What is urgent keeps to [`MIN_GAP`] alone, but not while attempts fail: their wait holds, or each
-    /// fault would make it worse.
-    fn wait(&self, urgent: bool, last: Option<Instant>) -> Duration {
-        let due = self.due.map_or(Duration::ZERO, |due| due.saturating_duration_since(Instant::now()));
-        if !urgent || self.failing {
-            return due;
-        }
-        due.min(last.map_or(Duration::ZERO, |at| MIN_GAP.saturating_sub(at.elapsed())))
-    }
-    /// `at_least` is what the operator asked for, of all agents alike; each adds its own part to it. Zero: it asked for nothing.
-    fn failed(&mut self, at_least: Duration) {
-        // A replica that does not lead says how long: asking again soon is how the one that does is found.
-        let wait = match at_least.is_zero() {
-            true => self.backoff.next(),
-            false => at_least.mul_f64(rand::random_range(1.0..1.25)),
-        };
-        (self.due, self.failing) = (Some(Instant::now() + wait), true);
-    }
-    fn well(&mut self, wait: Duration) {
-        *self = Paced { due: Some(Instant::now() + wait), ..Paced::default() };
-    }
-}
-
 impl<'a> Reporter<'a> {
     pub fn new(
         settings: Settings,
@@ -170,8 +120,7 @@ impl<'a> Reporter<'a> {
             if self.until_report().is_zero() {
                 self.report();
             }
-            let exchange =
-                self.exchange.due.map_or(TICK, |due| due.saturating_duration_since(Instant::now()));
+            let exchange = self.exchange.left().unwrap_or(TICK);
             let wait = self.until_report().min(exchange).min(TICK);
             self.shared.rest(wait.max(Duration::from_millis(10)));
         }
@@ -180,7 +129,7 @@ impl<'a> Reporter<'a> {
     /// What came last, for an operator that is there.
     pub fn last_words(&mut self) {
         self.shared.sync();
-        if !self.reports.failing {
+        if !self.reports.is_failing() {
             self.report();
         }
     }
@@ -500,22 +449,6 @@ fn give_up(item: &Item, error: &CallError) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_urgent_does_not_shorten_the_wait_that_the_operator_asked_for() {
-        let asked = Duration::from_secs(25);
-        let mut reports = Paced::default();
-        reports.well(asked);
-        assert!(reports.wait(false, None) > asked / 2);
-        assert_eq!(reports.wait(true, None), Duration::ZERO);
-        assert_eq!(reports.wait(true, Some(Instant::now() + asked)), MIN_GAP);
-        for at_least in [asked, Duration::ZERO] {
-            reports.failed(at_least);
-            assert!(reports.wait(true, None) > at_least.max(Duration::from_millis(400)) / 2, "{at_least:?}");
-        }
-        reports.well(asked);
-        assert_eq!(reports.wait(true, None), Duration::ZERO, "it goes well again");
-    }
 
     #[test]
     fn refused_facts_come_again_when_they_change_or_after_a_long_while() {
