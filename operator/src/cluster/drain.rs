@@ -160,7 +160,7 @@ impl Drains {
     async fn run(&self, node: &str) {
         while self.fence.holds() {
             // That no pod comes to a bad blade any more is more urgent than that those of another one leave.
-            self.precedence.after_nodes().await;
+            self.precedence.drain_after_nodes().await;
             let before = self.status(node);
             let status = match self.look(node).await {
                 Ok(pods) => status(&before, &pods, now_ms()),
@@ -279,6 +279,10 @@ fn has_to_go(pod: &Pod) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use axum::http::{Request, Response};
+    use kube::client::Body;
     use serde_json::json;
 
     use super::*;
@@ -359,6 +363,35 @@ mod tests {
         let look = status(&DrainStatus::default(), &[refused("ns", "a", &silence), budget.clone()], 5);
         assert!(look.error.is_some_and(|error| error.contains("no answer")));
         assert!(look.blocked_by.is_some_and(|what| what.contains("keep-a")));
+    }
+
+    /// A blade that is bad and still open is worse than a pod that leaves a second later.
+    #[tokio::test]
+    async fn pods_leave_after_the_taints_that_are_on_their_way() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let empty = json!({ "apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": [] });
+        let answer = {
+            let asked = asked.clone();
+            move |_: Request<Body>| {
+                asked.fetch_add(1, Ordering::Relaxed);
+                let body = Body::from(empty.to_string().into_bytes());
+                async move { Ok::<_, std::convert::Infallible>(Response::new(body)) }
+            }
+        };
+        let client = Client::new(tower::service_fn(answer), "default");
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let (precedence, dirty) = (Precedence::default(), Dirty::default());
+        let drains = Drains::new(client, Fence::open(), dirty, precedence.clone(), tasks.clone(), stop);
+        let taint = precedence.first();
+        drains.start("n-1");
+        for _ in 0..200 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 0, "it did not wait for the taint");
+        drop(taint);
+        tasks.close();
+        tasks.wait().await;
+        assert_eq!((asked.load(Ordering::Relaxed), drains.status("n-1").state), (1, DrainState::Done));
     }
 
     #[tokio::test]

@@ -1,5 +1,5 @@
-//! Taints and cordons go before everything else that is written to the apiserver: a status or an event waits while they are on
-//! their way.
+//! Taints and cordons go before everything else that is written to the apiserver: a status, an event or a drain waits while they
+//! are on their way.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +8,9 @@ use tokio::sync::watch;
 
 /// Whoever is not first waits so long at most: one write that hangs must not silence all objects.
 const LONGEST: Duration = Duration::from_secs(1);
+/// A drain waits longer: each that ends beside a burst is a list of pods and two more writes, and takes them from nodes that are
+/// still open. A thousand nodes take seconds.
+const LONGEST_OF_DRAINS: Duration = Duration::from_secs(10);
 
 /// Counts the writes to nodes that go on or wait. Cheap to clone.
 #[derive(Clone)]
@@ -31,9 +34,14 @@ impl Precedence {
         First(self.nodes.clone())
     }
 
-    /// Waits until no write to a node is wanted, or [`LONGEST`].
+    /// What says how things are waits until no write to a node is wanted, or [`LONGEST`].
     pub async fn after_nodes(&self) {
         self.after_nodes_or(LONGEST).await;
+    }
+
+    /// The same for a drain, or [`LONGEST_OF_DRAINS`].
+    pub async fn drain_after_nodes(&self) {
+        self.after_nodes_or(LONGEST_OF_DRAINS).await;
     }
 
     async fn after_nodes_or(&self, longest: Duration) {
