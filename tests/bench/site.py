@@ -120,6 +120,7 @@ class NodeWatch:
                     pass  # no node was written for a while
                 # An apiserver that has much to do ends a watch that reads too slowly: it goes on where it was.
                 if not self.stop:
+                    log(f"the apiserver ended the watch of nodes after {len(self.at)} were withheld; it goes on there")
                     self.begin()
         except Exception:
             if not self.stop:
@@ -129,10 +130,25 @@ class NodeWatch:
         if "name" not in node.get("metadata", {}):
             raise RuntimeError(f"watch of nodes: {node}")
         self.version = node["metadata"]["resourceVersion"]
+        if self.withheld(node):
+            self.at.setdefault(node["metadata"]["name"], time.monotonic())
+
+    @staticmethod
+    def withheld(node):
         taints = node.get("spec", {}).get("taints", [])
-        if any(t["key"] == "whetstone.dev/withheld" and t.get("value") in ("draining", "fault") for t in taints):
-            if node["spec"].get("unschedulable"):
-                self.at.setdefault(node["metadata"]["name"], time.monotonic())
+        ours = any(t["key"] == "whetstone.dev/withheld" and t.get("value") in ("draining", "fault") for t in taints)
+        return ours and node["spec"].get("unschedulable", False)
+
+    def wait(self, names, limit_s):
+        """Until all of these are withheld. Where they are not, what the apiserver itself says of them: the watch may have
+        missed what is there."""
+        try:
+            wait("all bad blades withheld", lambda: len(self.at) >= len(names), limit_s)
+        except RuntimeError as error:
+            nodes = {node["metadata"]["name"]: node for node in self.api.call(self.api.connect(), "GET", "/api/v1/nodes")["items"]}
+            unseen = [name for name in names if name not in self.at]
+            open_ = [name for name in unseen if not self.withheld(nodes[name])]
+            raise RuntimeError(f"{error}; the watch saw not {unseen[:5]} ({len(unseen)}), open are {open_[:5]} ({len(open_)})")
 
     def end(self):
         self.stop = True
@@ -346,7 +362,7 @@ def measure(blades, folder, put):
         log(f"{blades} blades: breaker let {len(held)} through; override")
         start = time.monotonic()
         ops("POST", "/v1/ops/breaker", {"override": True})
-        wait("all bad blades withheld", lambda: len(watch.at) >= bad, 120)
+        watch.wait(names[:bad], 120)
         rest = sorted(t for n, t in watch.at.items() if n not in held)
         if rest:
             put(what="after_override", blades=blades, bad=len(rest), decision_to_last_s=round(rest[-1] - start, 3),
@@ -369,7 +385,7 @@ def measure(blades, folder, put):
         asked, before = requests(api), cpu_by_name(cluster, {operator.pid, fleet.pid, os.getpid()})
         sent = time.monotonic()
         tell(f"fault {bad} xid-79")
-        wait("all bad blades withheld", lambda: len(watch.at) >= bad, 120)
+        watch.wait(names[:bad], 120)
         after = cpu_by_name(cluster, {operator.pid, fleet.pid, os.getpid()})
         times = sorted(t - sent for t in watch.at.values())
         put(what="burst", blades=blades, bad=bad, last_s=round(times[-1], 3),
