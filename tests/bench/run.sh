@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # `make bench`: every measurement beside its peer, in one run; raw data and tables go to docs/benchmarks.
-#   tests/bench/run.sh [classifier|agent|host|judge|site|fleet]...      all by default; 45 minutes on an idle machine, and the release build
+#   tests/bench/run.sh [classifier|agent|host|judge|site|fleet]...      all by default; by estimate 45 minutes, and the release build
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 what=${*:-classifier agent host judge site fleet}

@@ -113,14 +113,15 @@ class NodeWatch:
     def read(self):
         try:
             while not self.stop:
+                # An apiserver that has much to do may end a watch that reads too slowly: it goes on where it was.
+                ended = "the apiserver ended the watch of nodes"
                 try:
                     for line in self.answer:
                         self.note(json.loads(line)["object"])
                 except TimeoutError:
-                    pass  # no node was written for a while
-                # An apiserver that has much to do ends a watch that reads too slowly: it goes on where it was.
+                    ended = "no node was written for a while"
                 if not self.stop:
-                    log(f"the apiserver ended the watch of nodes after {len(self.at)} were withheld; it goes on there")
+                    log(f"{ended}, {len(self.at)} withheld by then; the watch goes on there")
                     self.begin()
         except Exception:
             if not self.stop:

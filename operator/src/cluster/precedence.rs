@@ -34,7 +34,7 @@ impl Precedence {
         First(self.nodes.clone())
     }
 
-    /// What says how things are waits until no write to a node is wanted, or [`LONGEST`].
+    /// A status or an event waits until no write to a node is wanted, or [`LONGEST`].
     pub async fn after_nodes(&self) {
         self.after_nodes_or(LONGEST).await;
     }
